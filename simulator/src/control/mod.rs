@@ -1,0 +1,70 @@
+//! The HTTP control API: everything the Rust API can do, as JSON.
+//!
+//! | route | does |
+//! |---|---|
+//! | `POST /accounts {phone, name}` | creates a person |
+//! | `GET /accounts`, `GET /accounts/{phone}` | people, their LIDs and devices |
+//! | `POST /accounts/{phone}/scan {qr}` | scans a QR: links the client that shows it |
+//! | `POST /accounts/{phone}/messages {to, text}` | sends a text from the phone |
+//! | `GET /accounts/{phone}/messages` | what the phone has shown |
+//! | `GET /accounts/{phone}/sent` | what the account has sent, from any device |
+//! | `POST /accounts/{phone}/read {ids}` | opens messages: read receipts go out |
+//! | `POST /accounts/{phone}/reply {enabled, template}` | automatic replies |
+//! | `POST /accounts/{phone}/presence {available}` | the person opens or leaves the app |
+//! | `POST /accounts/{phone}/typing {to, typing}` | the person types to somebody |
+//! | `DELETE /accounts/{phone}/devices/{device}` | unlinks a device |
+//! | `GET /devices`, `GET /connections` | linked devices, connection counts |
+//! | `POST /faults`, `GET /faults`, `DELETE /faults` | orders, lists, lifts faults |
+//! | `GET /ledger?since=N` | the truth, from entry N on |
+//! | `GET /root-key`, `GET /tls-root` | what clients must trust |
+//! | `GET /healthz` | 200 when serving |
+
+mod body;
+mod error;
+mod faults;
+mod people;
+mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{delete, get, post};
+
+use crate::core::Core;
+
+/// What every handler gets.
+#[derive(Clone)]
+struct Control {
+    core: Arc<Core>,
+    tls_root: Option<String>,
+}
+
+/// All routes.
+pub(crate) fn router(core: Arc<Core>, tls_root: Option<String>) -> Router {
+    Router::new()
+        .route("/accounts", post(people::create).get(people::list))
+        .route("/accounts/{phone}", get(people::get))
+        .route("/accounts/{phone}/scan", post(people::scan))
+        .route(
+            "/accounts/{phone}/messages",
+            post(people::send).get(people::inbox),
+        )
+        .route("/accounts/{phone}/sent", get(people::sent))
+        .route("/accounts/{phone}/read", post(people::read))
+        .route("/accounts/{phone}/reply", post(people::reply))
+        .route("/accounts/{phone}/presence", post(people::presence))
+        .route("/accounts/{phone}/typing", post(people::typing))
+        .route("/accounts/{phone}/devices/{device}", delete(people::unlink))
+        .route("/devices", get(server::devices))
+        .route("/connections", get(server::connections))
+        .route(
+            "/faults",
+            post(faults::order).get(faults::list).delete(faults::clear),
+        )
+        .route("/ledger", get(server::ledger))
+        .route("/root-key", get(server::root_key))
+        .route("/tls-root", get(server::tls_root))
+        .route("/healthz", get(server::healthz))
+        .fallback(error::no_such_route)
+        .with_state(Control { core, tls_root })
+}

@@ -1,0 +1,8 @@
+//! The phone against itself, against a companion made of raw keys, and against bad networks.
+
+mod linking;
+mod random;
+mod resends;
+mod strict;
+mod texting;
+mod world;

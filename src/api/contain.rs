@@ -1,0 +1,35 @@
+//! Tasks that serve one stream: a panic ends that stream with an error and nothing else.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use tokio::sync::mpsc;
+use tonic::Status;
+use tracing::Instrument as _;
+
+use super::faults;
+
+/// Runs `work` as the task behind a stream. The stream ends when both `work` and its senders are gone.
+pub(super) fn spawn<T: Send + 'static>(
+    out: mpsc::Sender<Result<T, Status>>,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    let contained = async move {
+        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+            let status = Status::from(faults::internal(&describe(&*panic)));
+            // Nobody listens any more: nobody to tell.
+            let _ = out.send(Err(status)).await;
+        }
+    };
+    tokio::spawn(contained.in_current_span());
+}
+
+/// What a panic said.
+pub(super) fn describe(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a message"))
+}

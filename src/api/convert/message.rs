@@ -1,0 +1,174 @@
+//! Outbound messages, contents and recipients.
+
+use super::{moment, person};
+use crate::api::status::ApiError;
+use crate::domain::ids::SessionName;
+use crate::domain::message::{Content, FailureReason, MessageState, OutboundMessage, Priority};
+use crate::domain::person::Person;
+use crate::domain::phone;
+use crate::pb::{self, content::Content as Kind, recipient::Recipient};
+
+/// Longest id of a recipient, in bytes.
+const MAX_JID: usize = 128;
+
+/// An outbound message of `session`.
+pub(in crate::api) fn message(session: &SessionName, message: &OutboundMessage) -> pb::Message {
+    pb::Message {
+        name: format!("{session}/messages/{}", message.id),
+        to: Some(person(&message.to)),
+        content: Some(content(&message.content)),
+        state: state(message.state).into(),
+        priority: priority(message.priority).into(),
+        stanza_id: message.stanza_id.clone(),
+        create_time: Some(moment(message.created_at)),
+        send_after: message.send_after.map(moment),
+        expire_at: message.expire_at.map(moment),
+        history: message
+            .history
+            .iter()
+            .map(|(reached, at)| pb::MessageTransition {
+                state: state(*reached).into(),
+                time: Some(moment(*at)),
+            })
+            .collect(),
+        attempts: message.attempts,
+        failure: message.failure.as_ref().map(failure),
+    }
+}
+
+pub(super) fn failure(failure: &FailureReason) -> pb::MessageFailure {
+    pb::MessageFailure {
+        reason: failure.reason.clone(),
+        code: failure.code,
+    }
+}
+
+/// Where a message is.
+pub(in crate::api) fn state(state: MessageState) -> pb::MessageState {
+    match state {
+        MessageState::Queued => pb::MessageState::Queued,
+        MessageState::Sending => pb::MessageState::Sending,
+        MessageState::Sent => pb::MessageState::Sent,
+        MessageState::Delivered => pb::MessageState::Delivered,
+        MessageState::Read => pb::MessageState::Read,
+        MessageState::Played => pb::MessageState::Played,
+        MessageState::Failed => pb::MessageState::Failed,
+        MessageState::Expired => pb::MessageState::Expired,
+        MessageState::Canceled => pb::MessageState::Canceled,
+        MessageState::Unknown => pb::MessageState::Unknown,
+    }
+}
+
+fn priority(priority: Priority) -> pb::Priority {
+    match priority {
+        Priority::Bulk => pb::Priority::Bulk,
+        Priority::Transactional => pb::Priority::Transactional,
+        Priority::Reply => pb::Priority::Reply,
+    }
+}
+
+/// Reads a priority; unspecified means transactional.
+pub(in crate::api) fn read_priority(number: i32) -> Result<Priority, ApiError> {
+    match pb::Priority::try_from(number) {
+        Ok(pb::Priority::Unspecified | pb::Priority::Transactional) => Ok(Priority::Transactional),
+        Ok(pb::Priority::Bulk) => Ok(Priority::Bulk),
+        Ok(pb::Priority::Reply) => Ok(Priority::Reply),
+        Err(_) => Err(ApiError::field(
+            "priority",
+            format!("{number} is not a priority: use BULK, TRANSACTIONAL or REPLY"),
+        )),
+    }
+}
+
+/// Reads whom a message is for. Phone numbers are normalised; ids are taken as they are, because they
+/// came from the provider.
+pub(in crate::api) fn read_recipient(to: Option<pb::Recipient>) -> Result<Person, ApiError> {
+    match to.and_then(|to| to.recipient) {
+        Some(Recipient::Phone(typed)) => Ok(Person {
+            phone: Some(phone::normalise("to.phone", &typed)?),
+            ..Person::default()
+        }),
+        Some(Recipient::Jid(jid)) => read_jid(jid),
+        None => Err(ApiError::field(
+            "to",
+            "is required: give `phone` (such as +234 803 123 4567) or `jid`",
+        )),
+    }
+}
+
+fn read_jid(jid: String) -> Result<Person, ApiError> {
+    let server = jid.split_once('@').map(|(_, server)| server);
+    let printable = jid.chars().all(|c| c.is_ascii_graphic());
+    let (Some(server), true, true) = (server, printable, jid.len() <= MAX_JID) else {
+        return Err(ApiError::field(
+            "to.jid",
+            "must be an id that this API gave out, such as 15551234567@s.whatsapp.net, 1234@lid or a group's; for a phone number use `phone`",
+        ));
+    };
+    let mut person = Person::default();
+    match server {
+        "s.whatsapp.net" => person.pn_jid = Some(jid),
+        "lid" => person.lid = Some(jid),
+        _ => person.provider_id = Some(jid),
+    }
+    Ok(person)
+}
+
+/// What a message says.
+pub(in crate::api) fn content(content: &Content) -> pb::Content {
+    let kind = match content {
+        Content::Text { text } => Kind::Text(pb::TextContent { text: text.clone() }),
+        Content::Reaction { target, emoji } => Kind::Reaction(pb::ReactionContent {
+            target_stanza_id: target.clone(),
+            emoji: emoji.clone(),
+        }),
+        Content::Edit { target, text } => Kind::Edit(pb::EditContent {
+            target_stanza_id: target.clone(),
+            text: text.clone(),
+        }),
+        Content::Revoke { target } => Kind::Revoke(pb::RevokeContent {
+            target_stanza_id: target.clone(),
+        }),
+        Content::Other { type_name, raw } => Kind::Other(pb::OtherContent {
+            type_name: type_name.clone(),
+            raw: raw.clone(),
+        }),
+    };
+    pb::Content {
+        content: Some(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jid(jid: &str) -> Result<Person, ApiError> {
+        read_recipient(Some(pb::Recipient {
+            recipient: Some(Recipient::Jid(jid.to_owned())),
+        }))
+    }
+
+    #[test]
+    fn ids_are_filed_by_what_they_are() {
+        assert_eq!(
+            jid("1@s.whatsapp.net").unwrap().pn_jid.as_deref(),
+            Some("1@s.whatsapp.net")
+        );
+        assert_eq!(jid("1@lid").unwrap().lid.as_deref(), Some("1@lid"));
+        assert_eq!(
+            jid("1@g.us").unwrap().provider_id.as_deref(),
+            Some("1@g.us")
+        );
+        for bad in ["", "15551234567", "a b@lid", &"x".repeat(200)] {
+            assert!(jid(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_recipient_is_named() {
+        assert!(read_recipient(None).is_err());
+        assert!(read_recipient(Some(pb::Recipient { recipient: None })).is_err());
+        assert!(read_priority(99).is_err());
+    }
+}

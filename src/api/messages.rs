@@ -1,0 +1,180 @@
+//! `MessageService`.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+use super::gate::{Call, Gate};
+use super::names::{MessageName, session_name};
+use super::once::Once;
+use super::ports::{Sessions, Submission};
+use super::status::ApiError;
+use super::{convert, fields};
+use crate::domain::clock::Clock;
+use crate::domain::ids::SessionName;
+use crate::domain::message::{Content, MAX_TEXT_CHARS};
+use crate::pb::message_service_server::MessageService;
+use crate::pb::send_message_request::Content as Given;
+use crate::pb::{
+    CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
+    SendMessageRequest, SendMessageResponse,
+};
+use crate::store::{BodyHash, Enqueued};
+
+/// Implements `MessageService`.
+#[derive(Debug)]
+pub(super) struct Messages {
+    gate: Gate,
+    once: Arc<Once>,
+    sessions: Arc<dyn Sessions>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Messages {
+    pub(super) fn new(
+        gate: Gate,
+        once: Arc<Once>,
+        sessions: Arc<dyn Sessions>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            gate,
+            once,
+            sessions,
+            clock,
+        }
+    }
+
+    async fn send(
+        &self,
+        call: Call<SendMessageRequest, SessionName>,
+    ) -> Result<SendMessageResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        let request_id = fields::request_id(&message.request_id)?;
+        let body = BodyHash::of("SendMessage", &message.encode_to_vec());
+        let to = convert::read_recipient(message.to)?;
+        let content = read_content(message.content)?;
+        let priority = convert::read_priority(message.priority)?;
+        let send_after = fields::moment("send_after", message.send_after)?;
+        let expire_at = fields::moment("expire_at", message.expire_at)?;
+
+        let session = call.workspace.session(&name.session).await?;
+        let outbox = session.outbox();
+        // A repetition is answered before times are checked: they were good when it was first asked.
+        let enqueued = if let Some(earlier) = outbox.recall(request_id, body).await? {
+            earlier
+        } else {
+            let earliest = send_after.unwrap_or_default().max(self.clock.now());
+            if expire_at.is_some_and(|expire_at| expire_at <= earliest) {
+                return Err(ApiError::field(
+                    "expire_at",
+                    "must lie in the future and after send_after",
+                ));
+            }
+            let submission = Submission {
+                request_id,
+                body,
+                to,
+                content,
+                priority,
+                send_after,
+                expire_at,
+            };
+            self.sessions.submit(&session, submission).await?
+        };
+        let Enqueued { message, replayed } = enqueued;
+        tracing::info!(message = %message.id, replayed, "message accepted");
+        Ok(SendMessageResponse {
+            message: Some(convert::message(&name, &message)),
+        })
+    }
+
+    async fn cancel(
+        &self,
+        call: Call<CancelMessageRequest, MessageName>,
+    ) -> Result<CancelMessageResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        let request_id = fields::request_id(&message.request_id)?;
+        let mutate = async {
+            let session = call.workspace.session(&name.session.session).await?;
+            let canceled = self.sessions.cancel(&session, name.message).await?;
+            Ok(CancelMessageResponse {
+                message: Some(convert::message(&name.session, &canceled)),
+            })
+        };
+        self.once
+            .run(
+                &call.workspace,
+                request_id,
+                "CancelMessage",
+                &message,
+                mutate,
+            )
+            .await
+            .map_err(|error| error.at(&name))
+    }
+}
+
+/// Reads what to send.
+fn read_content(given: Option<Given>) -> Result<Content, ApiError> {
+    let Some(Given::Text(text)) = given else {
+        return Err(ApiError::field("text", "is required: what should be sent?"));
+    };
+    let length = text.text.chars().count();
+    if !(1..=MAX_TEXT_CHARS).contains(&length) {
+        return Err(ApiError::field(
+            "text.text",
+            format!("has {length} characters; 1 to {MAX_TEXT_CHARS} are allowed"),
+        ));
+    }
+    Ok(Content::Text { text: text.text })
+}
+
+#[tonic::async_trait]
+impl MessageService for Messages {
+    async fn send_message(
+        &self,
+        request: Request<SendMessageRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| session_name("parent", &message.parent))
+            .await?;
+        let name = call.name.clone();
+        let sent = self.send(call).await;
+        Ok(Response::new(sent.map_err(|error| error.at(&name))?))
+    }
+
+    async fn get_message(
+        &self,
+        request: Request<GetMessageRequest>,
+    ) -> Result<Response<GetMessageResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| MessageName::parse("name", &message.name))
+            .await?;
+        let name = call.name;
+        let found = async {
+            let session = call.workspace.session(&name.session.session).await?;
+            session.outbox().get(name.message).await
+        };
+        let message = found
+            .await
+            .map_err(|error| ApiError::from(error).at(&name))?;
+        Ok(Response::new(GetMessageResponse {
+            message: Some(convert::message(&name.session, &message)),
+        }))
+    }
+
+    async fn cancel_message(
+        &self,
+        request: Request<CancelMessageRequest>,
+    ) -> Result<Response<CancelMessageResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| MessageName::parse("name", &message.name))
+            .await?;
+        Ok(Response::new(self.cancel(call).await?))
+    }
+}

@@ -1,0 +1,29 @@
+//! The gRPC API. It writes the store and nudges sessions; it never calls a provider.
+//!
+//! A call passes [`layer`] (span, metrics, containment, one shape for errors), then its service: one
+//! file each. Services reach the store only through [`gate`], which authenticates the call and opens
+//! its workspace in one step. [`status`] is the catalogue of errors, [`fields`] and [`names`] read
+//! requests, [`convert`] shows domain values, [`once`] makes mutations idempotent, [`ports`] is what is
+//! needed from the session layer, [`server`] binds listeners and drains them.
+
+mod contain;
+mod convert;
+mod events;
+mod faults;
+mod fields;
+mod gate;
+mod layer;
+mod messages;
+mod names;
+mod once;
+mod pairing;
+pub mod ports;
+mod pull;
+pub mod server;
+mod sessions;
+pub mod status;
+mod subscriptions;
+pub mod supervisor;
+mod tokens;
+mod watch;
+mod workspaces;

@@ -1,0 +1,190 @@
+//! Resource names as requests carry them, each knowing the workspace it lies in.
+
+use std::fmt;
+
+use super::status::ApiError;
+use crate::domain::ids::{MessageId, SessionId, SessionName, SubscriptionId, WorkspaceId};
+
+/// A resource inside a workspace.
+pub(super) trait Named: fmt::Display {
+    /// The workspace it lies in.
+    fn workspace(&self) -> &WorkspaceId;
+
+    /// The session it lies in, if any; for spans.
+    fn session(&self) -> Option<&SessionId> {
+        None
+    }
+}
+
+/// A workspace itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WorkspaceName(pub(super) WorkspaceId);
+
+/// An outbound message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MessageName {
+    /// The session it is sent from.
+    pub(super) session: SessionName,
+    /// The message within it.
+    pub(super) message: MessageId,
+}
+
+/// A subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SubscriptionName {
+    /// The workspace whose events it consumes.
+    pub(super) workspace: WorkspaceId,
+    /// The subscription within it.
+    pub(super) subscription: SubscriptionId,
+}
+
+fn not_name(field: &'static str, pattern: &str, value: &str) -> ApiError {
+    let shown: String = value.chars().take(80).collect();
+    ApiError::field(field, format!("`{shown}` is not of the form `{pattern}`"))
+}
+
+/// An id error under the name of the request field it came in.
+pub(super) fn in_field<T>(
+    field: &'static str,
+    result: Result<T, crate::domain::ids::IdError>,
+) -> Result<T, ApiError> {
+    result.map_err(|error| ApiError::field(field, error.to_string()))
+}
+
+impl WorkspaceName {
+    /// Parses `workspaces/{workspace}`.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        in_field(field, WorkspaceId::from_name(field, name)).map(Self)
+    }
+}
+
+/// Parses `workspaces/{workspace}/sessions/{session}`.
+pub(super) fn session_name(field: &'static str, name: &str) -> Result<SessionName, ApiError> {
+    in_field(field, SessionName::from_name(field, name))
+}
+
+impl MessageName {
+    /// Parses `workspaces/{workspace}/sessions/{session}/messages/{message}`.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        const PATTERN: &str = "workspaces/{workspace}/sessions/{session}/messages/{message}";
+        let split = name.rsplit_once("/messages/");
+        let (session, message) = split.ok_or_else(|| not_name(field, PATTERN, name))?;
+        let session =
+            SessionName::from_name(field, session).map_err(|_| not_name(field, PATTERN, name))?;
+        let message = in_field(field, message.parse())?;
+        Ok(Self { session, message })
+    }
+}
+
+impl SubscriptionName {
+    /// Parses `workspaces/{workspace}/subscriptions/{subscription}`.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        const PATTERN: &str = "workspaces/{workspace}/subscriptions/{subscription}";
+        match name.split('/').collect::<Vec<_>>()[..] {
+            ["workspaces", workspace, "subscriptions", subscription] => Ok(Self {
+                workspace: in_field(field, WorkspaceId::new(workspace))?,
+                subscription: in_field(field, SubscriptionId::new(subscription))?,
+            }),
+            _ => Err(not_name(field, PATTERN, name)),
+        }
+    }
+}
+
+/// Parses `tokens/{token}`.
+pub(super) fn token_name(field: &'static str, name: &str) -> Result<uuid::Uuid, ApiError> {
+    name.strip_prefix("tokens/")
+        .and_then(|id| uuid::Uuid::parse_str(id).ok())
+        .ok_or_else(|| not_name(field, "tokens/{token}", name))
+}
+
+impl fmt::Display for WorkspaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.name())
+    }
+}
+
+impl fmt::Display for MessageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/messages/{}", self.session, self.message)
+    }
+}
+
+impl fmt::Display for SubscriptionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "workspaces/{}/subscriptions/{}",
+            self.workspace, self.subscription
+        )
+    }
+}
+
+impl Named for WorkspaceName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.0
+    }
+}
+
+impl Named for SessionName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.workspace
+    }
+
+    fn session(&self) -> Option<&SessionId> {
+        Some(&self.session)
+    }
+}
+
+impl Named for MessageName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.session.workspace
+    }
+
+    fn session(&self) -> Option<&SessionId> {
+        Some(&self.session.session)
+    }
+}
+
+impl Named for SubscriptionName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.workspace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        let message = "workspaces/w/sessions/s/messages/1b4e28ba-2fa1-4d2b-883f-0016d3cca427";
+        assert_eq!(
+            MessageName::parse("name", message).unwrap().to_string(),
+            message
+        );
+        let subscription = "workspaces/w/subscriptions/default";
+        assert_eq!(
+            SubscriptionName::parse("name", subscription)
+                .unwrap()
+                .to_string(),
+            subscription
+        );
+    }
+
+    #[test]
+    fn rubbish_is_refused() {
+        for bad in [
+            "",
+            "workspaces/w/sessions/s",
+            "workspaces/w/sessions/s/messages/",
+            "workspaces/w/sessions/s/messages/7",
+            "workspaces/W/sessions/s/messages/1b4e28ba-2fa1-4d2b-883f-0016d3cca427",
+        ] {
+            assert!(MessageName::parse("name", bad).is_err(), "{bad}");
+        }
+        for bad in ["", "workspaces/w/subscriptions/", "subscriptions/x"] {
+            assert!(SubscriptionName::parse("name", bad).is_err(), "{bad}");
+        }
+        assert!(token_name("name", "tokens/x").is_err());
+    }
+}

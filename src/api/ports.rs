@@ -1,0 +1,129 @@
+//! What the API needs from the session layer, and nothing more.
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::status::ApiError;
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{MessageId, RequestId, SessionName};
+use crate::domain::message::{Content, OutboundMessage, Priority};
+use crate::domain::person::Person;
+use crate::domain::session::{Connection, Traffic};
+use crate::store::{BodyHash, Enqueued, NewSession, SessionRecord, SessionStore, WorkspaceStore};
+
+/// What is going on with a session right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Where the connection is.
+    pub connection: Connection,
+    /// Signs of life.
+    pub traffic: Traffic,
+}
+
+/// A message to be accepted into the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// What makes the request idempotent.
+    pub request_id: RequestId,
+    /// A digest of what the client asked for.
+    pub body: BodyHash,
+    /// The recipient.
+    pub to: Person,
+    /// What it says.
+    pub content: Content,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Not before this.
+    pub send_after: Option<Timestamp>,
+    /// Not after this.
+    pub expire_at: Option<Timestamp>,
+}
+
+/// How to link a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PairBy {
+    /// Show a QR.
+    Qr,
+    /// Type a code on the phone with this number (E.164).
+    Code(String),
+}
+
+/// A step of a pairing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PairingProgress {
+    /// Show this QR.
+    Qr {
+        /// The text to encode.
+        payload: String,
+        /// When it stops working.
+        expires_at: Timestamp,
+    },
+    /// Show this code.
+    Code {
+        /// The code.
+        code: String,
+        /// When it stops working.
+        expires_at: Timestamp,
+    },
+    /// Linked and confirmed; the last step.
+    Succeeded {
+        /// The account.
+        account: Person,
+    },
+    /// Ended without a link; the last step.
+    Failed {
+        /// `UPPER_SNAKE`: `EXPIRED`, `CANCELED`, `PASSKEY_REQUIRED`, … or the provider's own.
+        reason: String,
+    },
+}
+
+/// The session layer as the API sees it. Commands return once they are durable, not once they are done,
+/// and fail with errors that are ready for the client.
+#[async_trait]
+pub trait Sessions: Send + Sync + std::fmt::Debug {
+    /// The names of the providers this daemon has.
+    fn providers(&self) -> Vec<String>;
+
+    /// What is going on with a session; `None` when nothing runs for it.
+    fn live(&self, session: &SessionName) -> Option<Live>;
+
+    /// Creates a session and looks after it from now on.
+    async fn create(
+        &self,
+        workspace: &WorkspaceStore,
+        new: NewSession,
+    ) -> Result<SessionRecord, ApiError>;
+
+    /// Keeps it connected.
+    async fn start(&self, session: &SessionName) -> Result<(), ApiError>;
+
+    /// Keeps it disconnected.
+    async fn stop(&self, session: &SessionName) -> Result<(), ApiError>;
+
+    /// Disconnects it if connected, then connects it anew.
+    async fn restart(&self, session: &SessionName) -> Result<(), ApiError>;
+
+    /// Ends its link and deletes its credentials.
+    async fn logout(&self, session: &SessionName) -> Result<(), ApiError>;
+
+    /// Links it. Dropping the receiver cancels a pairing that the phone has not accepted yet.
+    async fn pair(
+        &self,
+        session: &SessionName,
+        by: PairBy,
+    ) -> Result<mpsc::Receiver<PairingProgress>, ApiError>;
+
+    /// Accepts a message: durable on return. A repeated request gets the message it made the first time.
+    async fn submit(
+        &self,
+        session: &SessionStore,
+        submission: Submission,
+    ) -> Result<Enqueued, ApiError>;
+
+    /// Takes back a message that is still QUEUED.
+    async fn cancel(
+        &self,
+        session: &SessionStore,
+        message: MessageId,
+    ) -> Result<OutboundMessage, ApiError>;
+}

@@ -1,0 +1,233 @@
+//! The session layer's supervisor, as the API needs it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::faults;
+use super::ports::{Live, PairBy, PairingProgress, Sessions, Submission};
+use super::status::{ApiError, Reason};
+use crate::domain::clock::Clock;
+use crate::domain::ids::{MessageId, SessionName};
+use crate::domain::message::OutboundMessage;
+use crate::session::{
+    self, CancelError, CommandError, CreateSessionError, Illegal, PacingRefused, PairMode,
+    PairingUpdate, SubmitError, Supervisor,
+};
+use crate::store::{
+    Enqueued, NewSession, SessionRecord, SessionStore, TransitionError, WorkspaceStore,
+};
+
+/// Steps of a pairing that wait for a slow client.
+const STEPS: usize = 8;
+
+/// How long to wait for a session that is busy.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// A [`Supervisor`] behind the API's port.
+#[derive(Debug)]
+pub struct Supervised {
+    supervisor: Supervisor,
+    clock: Arc<dyn Clock>,
+    providers: OnceLock<Vec<String>>,
+}
+
+impl Supervised {
+    /// The API's view of `supervisor`.
+    pub fn new(supervisor: Supervisor, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            supervisor,
+            clock,
+            providers: OnceLock::new(),
+        }
+    }
+
+    fn paced(&self, refused: &PacingRefused) -> ApiError {
+        let wait = refused.retry_at.since(self.clock.now());
+        ApiError::new(Reason::QuotaExceeded, refused.to_string())
+            .with("quota", refused.reason)
+            .retry_after(wait)
+    }
+}
+
+/// A state that forbids a command.
+fn illegal(session: &SessionName, illegal: &Illegal) -> ApiError {
+    let reason = match illegal {
+        Illegal::NotPaired => Reason::SessionNotPaired,
+        Illegal::AlreadyPaired => Reason::SessionAlreadyPaired,
+        Illegal::PairingUnderWay => Reason::PairingUnderWay,
+        Illegal::LoggedOut => Reason::SessionLoggedOut,
+        Illegal::Banned { .. } => Reason::SessionBanned,
+        Illegal::Stopped => Reason::SessionStopped,
+        Illegal::LoggingOut => Reason::LogoutUnderWay,
+    };
+    ApiError::precondition(reason, session.to_string(), illegal.to_string())
+}
+
+fn refused(session: &SessionName, error: CommandError) -> ApiError {
+    match error {
+        CommandError::Illegal(reason) => illegal(session, &reason),
+        CommandError::NotFound => ApiError::not_found(&session.to_string()),
+        CommandError::Busy => {
+            ApiError::new(Reason::SessionBusy, error.to_string()).retry_after(BUSY)
+        }
+        CommandError::Stopping => faults::draining(),
+        CommandError::Store(error) => error.into(),
+    }
+}
+
+#[async_trait]
+impl Sessions for Supervised {
+    fn providers(&self) -> Vec<String> {
+        let names = || self.supervisor.providers().map(str::to_owned).collect();
+        self.providers.get_or_init(names).clone()
+    }
+
+    fn live(&self, session: &SessionName) -> Option<Live> {
+        let status = self.supervisor.status(session)?;
+        Some(Live {
+            connection: status.connection,
+            traffic: status.traffic,
+        })
+    }
+
+    async fn create(
+        &self,
+        workspace: &WorkspaceStore,
+        new: NewSession,
+    ) -> Result<SessionRecord, ApiError> {
+        let created = self.supervisor.create(workspace, new).await;
+        created.map_err(|error| match error {
+            CreateSessionError::UnknownProvider { .. } => {
+                ApiError::field("provider", error.to_string())
+            }
+            CreateSessionError::Stopping => faults::draining(),
+            CreateSessionError::Create(error) => error.into(),
+        })
+    }
+
+    async fn start(&self, session: &SessionName) -> Result<(), ApiError> {
+        let started = self.supervisor.start(session).await;
+        started.map_err(|error| refused(session, error))?;
+        Ok(())
+    }
+
+    async fn stop(&self, session: &SessionName) -> Result<(), ApiError> {
+        let stopped = self.supervisor.stop(session).await;
+        stopped.map_err(|error| refused(session, error))?;
+        Ok(())
+    }
+
+    async fn restart(&self, session: &SessionName) -> Result<(), ApiError> {
+        let restarted = self.supervisor.restart(session).await;
+        restarted.map_err(|error| refused(session, error))?;
+        Ok(())
+    }
+
+    async fn logout(&self, session: &SessionName) -> Result<(), ApiError> {
+        let ended = self.supervisor.logout(session).await;
+        ended.map_err(|error| refused(session, error))?;
+        Ok(())
+    }
+
+    async fn pair(
+        &self,
+        session: &SessionName,
+        by: PairBy,
+    ) -> Result<mpsc::Receiver<PairingProgress>, ApiError> {
+        let mode = match by {
+            PairBy::Qr => PairMode::Qr,
+            PairBy::Code(phone) => PairMode::Code { phone },
+        };
+        let updates = self.supervisor.pair(session, mode).await;
+        let updates = updates.map_err(|error| refused(session, error))?;
+        let (steps, receiver) = mpsc::channel(STEPS);
+        tokio::spawn(follow(updates, steps));
+        Ok(receiver)
+    }
+
+    async fn submit(
+        &self,
+        session: &SessionStore,
+        submission: Submission,
+    ) -> Result<Enqueued, ApiError> {
+        let submission = session::Submission {
+            request_id: submission.request_id,
+            body: submission.body,
+            to: submission.to,
+            content: submission.content,
+            priority: submission.priority,
+            send_after: submission.send_after,
+            expire_at: submission.expire_at,
+        };
+        let accepted = self.supervisor.submit(session, submission).await;
+        accepted.map_err(|error| match error {
+            SubmitError::NotFound => ApiError::not_found(&session.name().to_string()),
+            SubmitError::Encode(error) => {
+                ApiError::new(Reason::UnsupportedContent, error.to_string())
+            }
+            SubmitError::Pacing(refused) => self.paced(&refused),
+            SubmitError::Enqueue(error) => error.into(),
+            SubmitError::Stopping => faults::draining(),
+            SubmitError::Store(error) => error.into(),
+        })
+    }
+
+    async fn cancel(
+        &self,
+        session: &SessionStore,
+        message: MessageId,
+    ) -> Result<OutboundMessage, ApiError> {
+        let canceled = self.supervisor.cancel(session, message).await;
+        canceled.map_err(|error| match error {
+            CancelError::NotFound { what } => TransitionError::NotFound { what }.into(),
+            CancelError::TooLate { state } => {
+                let name = format!("{}/messages/{message}", session.name());
+                ApiError::precondition(Reason::IllegalTransition, name, error.to_string())
+                    .with("state", state.name())
+            }
+            CancelError::Store(error) => error.into(),
+        })
+    }
+}
+
+/// Passes a pairing's updates on until the last. Ends, and thereby cancels, when the client has left.
+async fn follow(mut updates: mpsc::Receiver<PairingUpdate>, steps: mpsc::Sender<PairingProgress>) {
+    loop {
+        let update = tokio::select! {
+            update = updates.recv() => update,
+            () = steps.closed() => return,
+        };
+        let step = match update {
+            Some(PairingUpdate::Qr {
+                payload,
+                expires_at,
+            }) => PairingProgress::Qr {
+                payload,
+                expires_at,
+            },
+            Some(PairingUpdate::Code { code, expires_at }) => {
+                PairingProgress::Code { code, expires_at }
+            }
+            // The first login follows, and with it the last step.
+            Some(PairingUpdate::Paired { .. }) => continue,
+            Some(PairingUpdate::Confirmed { account }) => PairingProgress::Succeeded {
+                account: account.unwrap_or_default(),
+            },
+            Some(PairingUpdate::Expired) => PairingProgress::Failed {
+                reason: "EXPIRED".to_owned(),
+            },
+            Some(PairingUpdate::Failed { reason }) => PairingProgress::Failed { reason },
+            None => return,
+        };
+        let last = matches!(
+            step,
+            PairingProgress::Succeeded { .. } | PairingProgress::Failed { .. }
+        );
+        if steps.send(step).await.is_err() || last {
+            return;
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Which daemon a command talks to, and the connection to it.
+//!
+//! Strongest wins: `--endpoint`, `--socket`, their variables, the configured socket, then the places a
+//! daemon of this machine puts its socket by default.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::Context;
+use super::exit::{Exit, Failure};
+use crate::pb;
+
+/// Where systemd's `RuntimeDirectory=trunkline` puts the socket.
+const SYSTEM_SOCKET: &str = "/run/trunkline/trunkline.sock";
+/// Where a development run in a checkout puts it.
+const CHECKOUT_SOCKET: &str = "sessions/trunkline.sock";
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Options that say which daemon is meant.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TargetArgs {
+    /// The operator's socket [default: the configured one, else the usual places]
+    #[arg(long, global = true, env = "TRUNKLINE_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The daemon's gRPC address, such as `http://127.0.0.1:7433`, instead of the socket
+    #[arg(
+        long,
+        global = true,
+        env = "TRUNKLINE_ENDPOINT",
+        value_name = "URL",
+        conflicts_with = "socket"
+    )]
+    endpoint: Option<String>,
+    /// The bearer token for --endpoint
+    #[arg(long, global = true, env = "TRUNKLINE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The workspace
+    #[arg(
+        long,
+        global = true,
+        env = "TRUNKLINE_WORKSPACE",
+        default_value = "default"
+    )]
+    pub(crate) workspace: String,
+}
+
+/// A channel that carries the caller's token.
+pub(crate) type Authorized = InterceptedService<Channel, Bearer>;
+
+/// Adds the bearer token to every call.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A daemon that answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Daemon {
+    channel: Authorized,
+    workspace: String,
+}
+
+impl Daemon {
+    /// Connects to the daemon that the command line means.
+    ///
+    /// # Errors
+    /// Which places were tried, and how to name another.
+    pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
+        let target = &context.target;
+        let channel = match &target.endpoint {
+            Some(url) => over_network(url).await?,
+            None => over_socket(&find_socket(context)?).await?,
+        };
+        let bearer = match &target.token {
+            None => Bearer(None),
+            Some(token) => {
+                let value = format!("Bearer {}", token.trim()).parse().map_err(|_| {
+                    Failure::new(
+                        Exit::Usage,
+                        "--token holds characters that no token has; copy it again from `trunkline token create`",
+                    )
+                })?;
+                Bearer(Some(value))
+            }
+        };
+        Ok(Self {
+            channel: InterceptedService::new(channel, bearer),
+            workspace: target.workspace.clone(),
+        })
+    }
+
+    /// The daemon behind this socket, whatever the command line says.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    #[cfg(feature = "simulator")]
+    pub(crate) async fn at_socket(path: &Path, workspace: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            channel: InterceptedService::new(over_socket(path).await?, Bearer(None)),
+            workspace: workspace.to_owned(),
+        })
+    }
+
+    /// `workspaces/{workspace}`.
+    pub(crate) fn workspace_name(&self) -> String {
+        format!("workspaces/{}", self.workspace)
+    }
+
+    /// `workspaces/{workspace}/sessions/{session}`; a full name stays as it is.
+    pub(crate) fn session_name(&self, session: &str) -> String {
+        if session.contains('/') {
+            session.to_owned()
+        } else {
+            format!("workspaces/{}/sessions/{session}", self.workspace)
+        }
+    }
+
+    /// The session service.
+    pub(crate) fn sessions(&self) -> pb::session_service_client::SessionServiceClient<Authorized> {
+        pb::session_service_client::SessionServiceClient::new(self.channel.clone())
+    }
+
+    /// The outbox.
+    pub(crate) fn messages(&self) -> pb::message_service_client::MessageServiceClient<Authorized> {
+        pb::message_service_client::MessageServiceClient::new(self.channel.clone())
+    }
+
+    /// The journal.
+    pub(crate) fn events(&self) -> pb::event_service_client::EventServiceClient<Authorized> {
+        pb::event_service_client::EventServiceClient::new(self.channel.clone())
+    }
+
+    /// The workspaces.
+    pub(crate) fn workspaces(
+        &self,
+    ) -> pb::workspace_service_client::WorkspaceServiceClient<Authorized> {
+        pb::workspace_service_client::WorkspaceServiceClient::new(self.channel.clone())
+    }
+
+    /// The tokens.
+    pub(crate) fn tokens(&self) -> pb::token_service_client::TokenServiceClient<Authorized> {
+        pb::token_service_client::TokenServiceClient::new(self.channel.clone())
+    }
+}
+
+/// A fresh UUID for a mutation's `request_id`.
+pub(crate) fn request_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+async fn over_network(url: &str) -> Result<Channel, Failure> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .ok()
+        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+        .ok_or_else(|| {
+            Failure::new(
+                Exit::Usage,
+                format!(
+                    "--endpoint `{url}` is not an address; write it like http://127.0.0.1:7433"
+                ),
+            )
+        })?;
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect()
+        .await
+        .map_err(|error| {
+            Failure::new(
+                Exit::Unreachable,
+                format!(
+                    "no daemon answers at {url} ({}); check the address and that `trunkline serve` runs",
+                    root_cause(&error)
+                ),
+            )
+        })
+}
+
+async fn over_socket(path: &Path) -> Result<Channel, Failure> {
+    // Tried first by itself: a missing file and a forbidden one need different words.
+    UnixStream::connect(path)
+        .await
+        .map_err(|error| socket_failure(path, &error))?;
+    let shared = path.to_owned();
+    // The address only fills the :authority of calls; the socket decides where they go.
+    Endpoint::from_static("http://trunkline.local")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_with_connector(tower::service_fn(move |_| {
+            let path = shared.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .map_err(|error| {
+            Failure::new(
+                Exit::Unreachable,
+                format!("{}: {}", path.display(), root_cause(&error)),
+            )
+        })
+}
+
+fn socket_failure(path: &Path, error: &std::io::Error) -> Failure {
+    let path = path.display();
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Failure::new(
+            Exit::Denied,
+            format!(
+                "{path}: you may not open the operator's socket; use sudo, or --endpoint with a token"
+            ),
+        ),
+        std::io::ErrorKind::NotFound => Failure::new(
+            Exit::Unreachable,
+            format!(
+                "{path}: no such socket; start the daemon with `trunkline serve`, or name its socket with --socket"
+            ),
+        ),
+        std::io::ErrorKind::ConnectionRefused => Failure::new(
+            Exit::Unreachable,
+            format!(
+                "{path}: nobody listens there (the daemon stopped); start it with `trunkline serve`"
+            ),
+        ),
+        _ => Failure::new(Exit::Unreachable, format!("{path}: {error}")),
+    }
+}
+
+/// The socket that is meant, or the first that exists of those that are usual.
+fn find_socket(context: &Context) -> Result<PathBuf, Failure> {
+    if let Some(path) = &context.target.socket {
+        return Ok(path.clone());
+    }
+    let config = context.load_config()?.config;
+    let configured = config.socket_path(None);
+    let usual = [PathBuf::from(SYSTEM_SOCKET), PathBuf::from(CHECKOUT_SOCKET)];
+    let candidates: Vec<PathBuf> = configured.into_iter().chain(usual).collect();
+    if let Some(found) = candidates.iter().find(|path| path.exists()) {
+        return Ok(found.clone());
+    }
+    let tried: Vec<String> = candidates
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Err(Failure::new(
+        Exit::Unreachable,
+        format!(
+            "no daemon found (no socket at {}); start one with `trunkline serve`, or name its socket with --socket",
+            tried.join(", ")
+        ),
+    ))
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,295 @@
+//! The composition root: puts the parts together, in order, and takes them apart again. The only file
+//! tree that names concrete engines and providers.
+//!
+//! `bind` opens the store and takes every address, so that everything that can be wrong is wrong before
+//! the service counts as started; `join` waits; `shutdown` drains. Tests run a whole daemon in their own
+//! process through the same three calls.
+
+mod error;
+mod heart;
+mod settings;
+mod upkeep;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::server::{ApiServer, ServerOptions};
+use crate::api::supervisor::Supervised;
+use crate::config::Config;
+use crate::domain::clock::{Clock, Entropy, SystemClock};
+use crate::lifecycle::Shutdown;
+use crate::ops::{Ops, Vitals, VitalsParts};
+use crate::provider::contract::Provider;
+use crate::provider::multidevice::{MultideviceProvider, SIMULATOR_BUILD};
+use crate::session::{Supervisor, SupervisorOptions};
+use crate::store::keyring::Keks;
+use crate::store::sled::SledEngine;
+use crate::store::{Store, StoreOptions};
+use crate::telemetry;
+
+pub use error::{BindError, Trouble};
+pub use heart::Heart;
+
+/// What health and metrics get in any case to finish what they are answering.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// What the process gets from whoever started it.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// systemd's `$RUNTIME_DIRECTORY`.
+    pub runtime_dir: Option<PathBuf>,
+    /// systemd's `$CREDENTIALS_DIRECTORY`.
+    pub credentials_dir: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_process() -> Self {
+        Self {
+            runtime_dir: std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from),
+            credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        }
+    }
+}
+
+/// Where a daemon listens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Addresses {
+    /// The gRPC API.
+    pub grpc: Option<SocketAddr>,
+    /// The operator's socket.
+    pub socket: Option<PathBuf>,
+    /// Health and metrics.
+    pub ops: Option<SocketAddr>,
+}
+
+/// Something that must run has ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a listener ended by itself; see the log")]
+pub struct Broken;
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    addresses: Addresses,
+    store: Store,
+    supervisor: Supervisor,
+    vitals: Vitals,
+    heart: Heart,
+    /// The API, until it is shut down.
+    api: Mutex<ApiServer>,
+    shutdown: Shutdown,
+    broken: CancellationToken,
+    /// Health, metrics and upkeep: what runs until the very end.
+    background: Shutdown,
+}
+
+impl Daemon {
+    /// Opens the store, restores every session and takes every address.
+    ///
+    /// # Errors
+    /// [`BindError`] says what is wrong, whether trying again helps, and the fix.
+    pub async fn bind(
+        config: &Config,
+        surroundings: Surroundings,
+        shutdown: Shutdown,
+    ) -> Result<Self, BindError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let entropy = Entropy::from_system().map_err(BindError::Entropy)?;
+        let metrics = telemetry::init_metrics(&config.metrics)?;
+        if SIMULATOR_BUILD {
+            tracing::warn!(
+                "this build has feature `simulator`: it does not verify WhatsApp's certificate chain and therefore refuses every endpoint that is not loopback"
+            );
+        }
+        // The provider is checked before anything is written: a wrong endpoint leaves no state behind.
+        let provider: Arc<dyn Provider> = Arc::new(MultideviceProvider::new(
+            settings::multidevice(config)?,
+            Arc::clone(&clock),
+            entropy.clone(),
+        )?);
+        let sessions = settings::sessions(config);
+        sessions.validate()?;
+
+        prepare_state_dir(&config.state_dir)?;
+        let keks = Keks::load(&settings::kek(config, &surroundings), &entropy)?;
+        let engine = open_engine(config, Arc::clone(&clock)).await?;
+        let store = Store::open(StoreOptions {
+            engine: Arc::new(engine),
+            keks,
+            clock: Arc::clone(&clock),
+            entropy: entropy.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+        .await?;
+        let supervisor = Supervisor::new(SupervisorOptions {
+            store: store.clone(),
+            providers: vec![provider],
+            config: sessions,
+            clock: Arc::clone(&clock),
+            entropy: entropy.clone(),
+        });
+
+        let broken = CancellationToken::new();
+        let background = Shutdown::new();
+        let vitals = Vitals::new(VitalsParts {
+            store: store.clone(),
+            supervisor: supervisor.clone(),
+            stuck_after: config.store.commit_timeout,
+            draining: shutdown.soft().clone(),
+            broken: broken.clone(),
+        });
+        let mut addresses = Addresses::default();
+        if let Some(address) = config.listen.ops.address() {
+            let ops = Ops::bind(address)
+                .await
+                .map_err(|source| BindError::listen("listen.ops", &address.to_string(), source))?;
+            addresses.ops = Some(ops.address());
+            let stop = background.soft().clone();
+            let serve = ops.serve(vitals.clone(), metrics, stop.clone());
+            background.spawn(guard("ops", serve, broken.clone(), stop));
+        }
+        // Before the API: a call must find every session in its place.
+        supervisor.restore().await?;
+        let front = Supervised::new(supervisor.clone(), Arc::clone(&clock));
+        let mut options = ServerOptions::new(store.clone(), Arc::new(front), clock);
+        options.tcp = config.listen.grpc.address();
+        options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
+        let api = match ApiServer::bind(options).await {
+            Ok(api) => api,
+            Err(error) => {
+                // Sessions are connecting already: they end in good order all the same.
+                supervisor.shutdown(LAST_GRACE).await;
+                let _ = store.close().await;
+                return Err(error.into());
+            }
+        };
+        addresses.grpc = api.tcp();
+        addresses.socket = api.socket().map(Path::to_owned);
+        background.spawn(upkeep::run(
+            store.clone(),
+            config.store.journal_max_age,
+            background.soft().clone(),
+        ));
+        let heart = Heart::new(vitals.clone(), supervisor.clone());
+        Ok(Self {
+            addresses,
+            store,
+            supervisor,
+            vitals,
+            heart,
+            api: Mutex::new(api),
+            shutdown,
+            broken,
+            background,
+        })
+    }
+
+    /// Where it listens, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What readiness and `systemctl status` are read from.
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.clone()
+    }
+
+    /// Tells whether supervisor and store answer, for the watchdog.
+    pub fn heart(&self) -> Heart {
+        self.heart.clone()
+    }
+
+    /// Waits until the daemon shall stop.
+    ///
+    /// # Errors
+    /// [`Broken`] when a part that must run has ended by itself.
+    pub async fn join(&self) -> Result<(), Broken> {
+        let mut api = self.api.lock().await;
+        tokio::select! {
+            () = self.shutdown.soft().cancelled() => Ok(()),
+            () = self.broken.cancelled() => Err(Broken),
+            outcome = api.join() => {
+                tracing::error!(?outcome, "a listener of the API ended by itself");
+                self.broken.cancel();
+                Err(Broken)
+            }
+        }
+    }
+
+    /// Drains: readiness off, no new calls, leases and calls finished, sessions ended, store flushed,
+    /// health last. Returns whether all of it happened within `grace` and without a second request to
+    /// stop.
+    pub async fn shutdown(self, grace: Duration) -> bool {
+        let Self {
+            api,
+            supervisor,
+            store,
+            shutdown,
+            background,
+            ..
+        } = self;
+        shutdown.drain();
+        let deadline = Instant::now() + grace;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let ended = async {
+            api.into_inner().shutdown(grace / 3).await;
+            supervisor.shutdown(left().mul_f32(0.8)).await == 0
+        };
+        let mut orderly = tokio::select! {
+            orderly = ended => orderly,
+            () = shutdown.hard().cancelled() => false,
+        };
+        if let Err(error) = store.close().await {
+            tracing::error!(%error, "the store did not close in good order");
+            orderly = false;
+        }
+        background.finish(left().max(LAST_GRACE)).await && orderly
+    }
+}
+
+/// Runs a listener and breaks the daemon when it ends without having been told to.
+async fn guard(
+    name: &'static str,
+    serve: impl Future<Output = std::io::Result<()>>,
+    broken: CancellationToken,
+    stop: CancellationToken,
+) {
+    let ended = serve.await;
+    if !stop.is_cancelled() {
+        tracing::error!(listener = name, outcome = ?ended, "a listener ended by itself");
+        broken.cancel();
+    }
+}
+
+/// Makes the state directory, for the daemon's eyes only.
+fn prepare_state_dir(path: &Path) -> Result<(), BindError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| BindError::StateDir {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// Opening reads the log and may take a while: not on the runtime's threads.
+async fn open_engine(config: &Config, clock: Arc<dyn Clock>) -> Result<SledEngine, BindError> {
+    let path = config.state_dir.join("store");
+    let cache = config.store.cache;
+    let opened =
+        tokio::task::spawn_blocking(move || SledEngine::open_sized(&path, cache, clock)).await;
+    match opened {
+        Ok(engine) => Ok(engine?),
+        Err(error) => Err(BindError::Panicked(error.to_string())),
+    }
+}

@@ -1,0 +1,324 @@
+//! Acks, nacks, deadlines: how events are settled or come again.
+
+use std::time::Duration;
+
+use super::entry::State;
+use super::{Dispatch, Outcome, Revision, Waiter};
+use crate::store::Hash;
+
+/// First wait after a failure; doubles with each further one.
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+
+/// Longest wait after a failure.
+const BACKOFF_CAP: Duration = Duration::from_mins(10);
+
+/// A lease as a client's token names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) struct LeaseRef {
+    /// The event.
+    pub(in crate::delivery) revision: Revision,
+    /// The lease, if this run of the machine gave it out; `None` for one of an earlier run, which is
+    /// over, but whose ack is still welcome.
+    pub(in crate::delivery) lease: Option<u64>,
+}
+
+/// The lease is over, and its event is no longer this client's to decide about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) struct Ended;
+
+/// What is to be made durable. All of it comes from one moment and is written together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::delivery) struct Writes {
+    /// Events that are done.
+    pub(in crate::delivery) acks: Vec<Revision>,
+    /// Events that are given up, with their attempts.
+    pub(in crate::delivery) dead: Vec<(Revision, u32)>,
+    /// Events whose attempts grew by one.
+    pub(in crate::delivery) charges: Vec<Revision>,
+}
+
+impl Writes {
+    /// Whether there is nothing to write.
+    pub(in crate::delivery) fn is_empty(&self) -> bool {
+        self.acks.is_empty() && self.dead.is_empty() && self.charges.is_empty()
+    }
+}
+
+/// How long an event waits after its `attempts`-th failure.
+fn backoff(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(16);
+    (BACKOFF_BASE * (1 << doublings)).min(BACKOFF_CAP)
+}
+
+impl Dispatch {
+    /// Accepts an ack. Its outcome follows once it is durable, or once an earlier event of its key has
+    /// failed. `Ok(true)`: it is durable already.
+    ///
+    /// # Errors
+    /// [`Ended`] when the event was given out again meanwhile, or is not known here.
+    pub(in crate::delivery) fn ack(
+        &mut self,
+        lease: LeaseRef,
+        waiter: Waiter,
+        now: Duration,
+    ) -> Result<bool, Ended> {
+        let Some(entry) = self.entries.get_mut(&lease.revision) else {
+            return if self.settled.contains(&lease.revision) {
+                Ok(true)
+            } else {
+                Err(Ended)
+            };
+        };
+        let current = match entry.state {
+            State::Leased { lease, .. } => Some(lease),
+            State::Waiting | State::Held | State::Settling => entry.last_lease,
+        };
+        if lease.lease.is_some() && lease.lease != current && entry.state != State::Settling {
+            return Err(Ended);
+        }
+        if entry.dead {
+            if entry.state == State::Settling {
+                return Err(Ended);
+            }
+            entry.dead = false;
+        }
+        if !entry.waiters.contains(&waiter) {
+            entry.waiters.push(waiter);
+        }
+        let key = entry.key;
+        self.done(lease.revision);
+        self.settle_key(key, now);
+        Ok(false)
+    }
+
+    /// Refuses an event: it comes again after `delay`, or after a backoff.
+    ///
+    /// # Errors
+    /// [`Ended`] when the lease is over.
+    pub(in crate::delivery) fn nack(
+        &mut self,
+        lease: LeaseRef,
+        delay: Option<Duration>,
+        now: Duration,
+    ) -> Result<(), Ended> {
+        self.check_held(lease)?;
+        self.fail(lease.revision, delay, false, now);
+        Ok(())
+    }
+
+    /// Holds an event until `deadline`.
+    ///
+    /// # Errors
+    /// [`Ended`] when the lease is over.
+    pub(in crate::delivery) fn extend(
+        &mut self,
+        lease: LeaseRef,
+        deadline: Duration,
+    ) -> Result<(), Ended> {
+        self.check_held(lease)?;
+        self.move_deadline(lease.revision, deadline);
+        Ok(())
+    }
+
+    /// The journal no longer has an event: there is nothing to deliver.
+    pub(in crate::delivery) fn vanish(&mut self, revision: Revision, now: Duration) {
+        if let Some(entry) = self.entries.get(&revision) {
+            let key = entry.key;
+            self.done(revision);
+            self.settle_key(key, now);
+        }
+    }
+
+    /// The journal no longer has anything below `oldest`.
+    pub(in crate::delivery) fn compact(&mut self, oldest: Revision, now: Duration) {
+        let gone: Vec<_> = self.entries.range(..oldest).map(|(r, _)| *r).collect();
+        for revision in gone {
+            self.vanish(revision, now);
+        }
+        let lost: Vec<_> = self
+            .spilled
+            .iter()
+            .copied()
+            .take_while(|(from, _)| *from < oldest)
+            .collect();
+        for (from, key) in lost {
+            self.spilled.remove(&(from, key));
+            self.spill(key, oldest);
+        }
+        self.cursor = self.cursor.max(oldest);
+    }
+
+    /// Takes what is to be written. Give it to [`Self::written`] once it is durable.
+    pub(in crate::delivery) fn take_writes(&mut self) -> Writes {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// These writes are durable: their events are settled.
+    pub(in crate::delivery) fn written(&mut self, writes: &Writes, now: Duration) {
+        let dead = writes.dead.iter().map(|(revision, _)| revision);
+        for revision in writes.acks.iter().chain(dead) {
+            let Some(entry) = self.entries.remove(revision) else {
+                continue;
+            };
+            self.remember_settled(*revision);
+            for waiter in entry.waiters {
+                self.tell(waiter, true);
+            }
+            if let Some(record) = self.keys.get_mut(&entry.key)
+                && let Some(index) = record.index(*revision)
+            {
+                record.revisions.remove(index);
+                record.next = record.next.saturating_sub(usize::from(index < record.next));
+                record.settling = record.settling.saturating_sub(1);
+            }
+            self.place(entry.key, now);
+            self.forget_empty(entry.key);
+        }
+    }
+
+    fn remember_settled(&mut self, revision: Revision) {
+        self.settled.insert(revision);
+        self.settled_order.push_back(revision);
+        while self.settled_order.len() > self.rules.window.max(1) {
+            if let Some(old) = self.settled_order.pop_front() {
+                self.settled.remove(&old);
+            }
+        }
+    }
+
+    /// Notes an outcome for a stream that is still open.
+    fn tell(&mut self, waiter: Waiter, confirmed: bool) {
+        if self.streams.contains_key(&waiter.stream) {
+            self.outcomes.push(Outcome { waiter, confirmed });
+        }
+    }
+
+    /// Whether a lease is in force.
+    fn check_held(&self, lease: LeaseRef) -> Result<(), Ended> {
+        let entry = self.entries.get(&lease.revision).ok_or(Ended)?;
+        match entry.state {
+            State::Leased { lease: held, .. } if lease.lease == Some(held) => Ok(()),
+            _ => Err(Ended),
+        }
+    }
+
+    /// The deadline of a lease has passed.
+    pub(super) fn expire(&mut self, revision: Revision, now: Duration) {
+        let Some(entry) = self.entries.get(&revision) else {
+            return;
+        };
+        let first = self.first_leased(entry.key);
+        match first.filter(|first| *first != revision) {
+            // Its turn has not come: its clock has not begun.
+            Some(_) => self.move_deadline(revision, now + self.rules.ack_deadline),
+            None => self.fail(revision, None, true, now),
+        }
+    }
+
+    /// A delivery failed. `late_ack`: whether an ack of it is still welcome until it is given out again.
+    fn fail(&mut self, revision: Revision, delay: Option<Duration>, late_ack: bool, now: Duration) {
+        let Some(entry) = self.entries.get(&revision) else {
+            return;
+        };
+        let key = entry.key;
+        self.charge(revision);
+        self.take_back(key, revision, late_ack);
+        if let Some(entry) = self.entries.get_mut(&revision) {
+            entry.not_before = now + delay.unwrap_or_else(|| backoff(entry.attempts));
+        }
+        self.give_up_if_worn(revision);
+        self.settle_key(key, now);
+    }
+
+    /// Counts a failure.
+    pub(super) fn charge(&mut self, revision: Revision) {
+        if let Some(entry) = self.entries.get_mut(&revision) {
+            entry.attempts = entry.attempts.saturating_add(1);
+            self.writes.charges.push(revision);
+        }
+    }
+
+    /// Takes back `first` and everything after it in its key that is leased or acked but not settled.
+    pub(super) fn take_back(&mut self, key: Hash, first: Revision, keep_first: bool) {
+        let Some(record) = self.keys.get_mut(&key) else {
+            return;
+        };
+        let Some(index) = record.index(first) else {
+            return;
+        };
+        record.next = record.next.min(index);
+        let later: Vec<Revision> = record.revisions.range(index..).copied().collect();
+        for revision in later {
+            self.release(revision);
+            let Some(entry) = self.entries.get_mut(&revision) else {
+                continue;
+            };
+            if !(keep_first && revision == first) {
+                entry.last_lease = None;
+            }
+            if entry.state == State::Held && !entry.dead {
+                entry.state = State::Waiting;
+                for waiter in std::mem::take(&mut entry.waiters) {
+                    self.tell(waiter, false);
+                }
+            }
+        }
+    }
+
+    /// Gives an event up when it has failed too often, which unblocks its key.
+    pub(super) fn give_up_if_worn(&mut self, revision: Revision) {
+        let most = self.rules.max_attempts;
+        if let Some(entry) = self.entries.get_mut(&revision)
+            && most > 0
+            && entry.attempts >= most
+        {
+            entry.dead = true;
+            self.done(revision);
+        }
+    }
+
+    /// An event needs no further delivery.
+    fn done(&mut self, revision: Revision) {
+        self.release(revision);
+        if let Some(entry) = self.entries.get_mut(&revision)
+            && entry.state == State::Waiting
+        {
+            entry.state = State::Held;
+        }
+    }
+
+    /// Settles what is first in its key. If that moved the key on, the clock of the lease that is first
+    /// now begins.
+    pub(super) fn settle_key(&mut self, key: Hash, now: Duration) {
+        let mut moved = false;
+        while let Some(record) = self.keys.get_mut(&key)
+            && let Some(revision) = record.revisions.get(record.settling).copied()
+            && let Some(entry) = self.entries.get_mut(&revision)
+            && entry.state == State::Held
+        {
+            entry.state = State::Settling;
+            record.settling += 1;
+            moved = true;
+            if entry.dead {
+                self.writes.dead.push((revision, entry.attempts));
+            } else {
+                self.writes.acks.push(revision);
+            }
+        }
+        if moved {
+            self.start_clock(key, now + self.rules.ack_deadline);
+        }
+        self.place(key, now);
+    }
+
+    /// The lease that is first in its key lasts until `earliest` at least.
+    fn start_clock(&mut self, key: Hash, earliest: Duration) {
+        if let Some(first) = self.first_leased(key)
+            && let Some(entry) = self.entries.get(&first)
+            && let State::Leased { deadline, .. } = entry.state
+            && deadline < earliest
+        {
+            self.move_deadline(first, earliest);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! All subscriptions that are being consumed: starts their tasks and finds them again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use thiserror::Error;
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::consumer::{Consumer, Delivery, MAX_UNREAD_RESULTS, Settler};
+use super::dispatch::{Credit, Ending};
+use super::runner::{Command, MAILBOX, Runner, Stopped};
+use crate::domain::clock::Clock;
+use crate::domain::ids::{SubscriptionId, WorkspaceId};
+use crate::store::{LookupError, StoreError, WorkspaceStore};
+
+/// Events of a subscription held in memory at most (design §6).
+pub const WINDOW: usize = 10_000;
+
+/// Batches that wait for a slow client; each holds at most 64 events.
+const BUFFER: usize = 4;
+
+/// Why a stream could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// Credit of zero can never be used.
+    #[error("credit for events and for bytes must both be greater than zero")]
+    NoCredit,
+    /// There is no such subscription, or the store failed.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// The daemon is stopping.
+    #[error("the daemon is shutting down")]
+    Draining,
+}
+
+type Name = (WorkspaceId, SubscriptionId);
+
+/// A subscription's place: empty, or where its runner listens.
+type Slot = Arc<Mutex<Option<mpsc::Sender<Command>>>>;
+
+/// Finds and starts the tasks of subscriptions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    clock: Arc<dyn Clock>,
+    window: usize,
+    slots: Arc<DashMap<Name, Slot>>,
+    tasks: TaskTracker,
+}
+
+impl Hub {
+    /// A hub whose runners hold at most `window` events each ([`WINDOW`]).
+    pub fn new(clock: Arc<dyn Clock>, window: usize) -> Self {
+        Self {
+            clock,
+            window,
+            slots: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Opens a stream on a subscription.
+    ///
+    /// # Errors
+    /// [`OpenError`] says whether the credit, the subscription or the daemon is to blame.
+    pub async fn open(
+        &self,
+        workspace: &WorkspaceStore,
+        subscription: &SubscriptionId,
+        credit: Credit,
+    ) -> Result<Consumer, OpenError> {
+        if credit.events == 0 || credit.bytes == 0 {
+            return Err(OpenError::NoCredit);
+        }
+        // A runner may be at its end just now: then the next one takes the stream.
+        for _ in 0..3 {
+            let runner = self.runner(workspace, subscription).await?;
+            if let Some(consumer) = ask(&runner, credit).await {
+                return Ok(consumer);
+            }
+        }
+        Err(OpenError::Draining)
+    }
+
+    async fn runner(
+        &self,
+        workspace: &WorkspaceStore,
+        subscription: &SubscriptionId,
+    ) -> Result<mpsc::Sender<Command>, OpenError> {
+        if self.tasks.is_closed() {
+            return Err(OpenError::Draining);
+        }
+        let name = (workspace.id().clone(), subscription.clone());
+        let slot = Arc::clone(&*self.slots.entry(name.clone()).or_default());
+        let mut runner = slot.lock().await;
+        if let Some(running) = runner.as_ref().filter(|running| !running.is_closed()) {
+            return Ok(running.clone());
+        }
+        let record = match workspace.subscriptions().get(subscription).await {
+            Ok(record) => record,
+            Err(error) => {
+                self.slots
+                    .remove_if(&name, |_, known| Arc::ptr_eq(known, &slot));
+                return Err(error.into());
+            }
+        };
+        let (tx, commands) = mpsc::channel(MAILBOX);
+        let prepared = Runner::prepare(
+            workspace,
+            record,
+            Arc::clone(&self.clock),
+            self.window,
+            commands,
+            tx.downgrade(),
+        );
+        let prepared = prepared.await?;
+        let span = tracing::info_span!(
+            "subscription",
+            workspace = %name.0,
+            subscription = %name.1,
+        );
+        self.tasks.spawn(tracing::Instrument::instrument(
+            async move {
+                match prepared.run().await {
+                    Ok(()) | Err(StoreError::Closed) => {}
+                    Err(error) => tracing::error!(%error, "subscription ended"),
+                }
+            },
+            span,
+        ));
+        *runner = Some(tx.clone());
+        Ok(tx)
+    }
+
+    /// Ends all streams of a subscription that was deleted.
+    pub async fn deleted(&self, workspace: &WorkspaceId, subscription: &SubscriptionId) {
+        let removed = self
+            .slots
+            .remove(&(workspace.clone(), subscription.clone()));
+        if let Some((_, slot)) = removed
+            && let Some(runner) = slot.lock().await.take()
+        {
+            // It may have ended by itself.
+            let _ = runner.send(Command::Stop(Stopped::Deleted)).await;
+        }
+    }
+
+    /// Ends all streams in order, makes their last acks durable, and opens no more. Returns when that is
+    /// done or `patience` has passed.
+    pub async fn shutdown(&self, patience: Duration) {
+        self.tasks.close();
+        let slots: Vec<Slot> = self.slots.iter().map(|slot| Arc::clone(&slot)).collect();
+        for slot in slots {
+            if let Some(runner) = slot.lock().await.take() {
+                // It may have ended by itself.
+                let _ = runner.send(Command::Stop(Stopped::Draining)).await;
+            }
+        }
+        if tokio::time::timeout(patience, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some subscriptions did not end in time; their events come again");
+        }
+    }
+}
+
+/// Asks a runner for a stream; `None` when it is at its end.
+async fn ask(runner: &mpsc::Sender<Command>, credit: Credit) -> Option<Consumer> {
+    let (out, deliveries) = mpsc::channel::<Delivery>(BUFFER);
+    let (opened, answer) = oneshot::channel();
+    let permits = Arc::new(Semaphore::new(MAX_UNREAD_RESULTS));
+    let command = Command::Open {
+        credit,
+        out,
+        permits: Arc::clone(&permits),
+        opened,
+    };
+    runner.send(command).await.ok()?;
+    let (stream, ack_deadline) = answer.await.ok()?;
+    Some(Consumer {
+        settler: Settler {
+            stream,
+            runner: runner.clone(),
+            permits,
+        },
+        deliveries,
+        ack_deadline,
+        ending: Ending::Broken,
+    })
+}

@@ -1,0 +1,185 @@
+//! What a subscription reads from the journal and writes to its progress.
+
+use std::ops::RangeInclusive;
+
+use super::dispatch::{Load, Revision, Writes};
+use crate::store::{
+    CompiledFilter, Confirmed, Journal, LookupError, Progress, ReadError, StoreError,
+    SubscriptionRecord,
+};
+
+/// Headers read at once.
+const PAGE: usize = 1_000;
+
+/// Unwanted events that pile up before they are written off.
+const SKIP_AT: u64 = 1_024;
+
+/// Reads pages of the journal for one run of a subscription.
+#[derive(Debug)]
+pub(super) struct Reader {
+    journal: Journal,
+    progress: Progress,
+    filter: CompiledFilter,
+    /// What was confirmed when the run began. That is all a reader has to know: what is confirmed during
+    /// the run was in the window before, and is not read again.
+    pub(super) confirmed: Confirmed,
+    /// The newest revision when the run began. Of later events none has failed before it is read, unless
+    /// it was read before and spilled.
+    old_newest: Revision,
+}
+
+/// A page of the journal.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// Where it begins.
+    pub(super) start: Revision,
+    /// The events that are wanted and not settled.
+    pub(super) loads: Vec<Load>,
+    /// Everything below was looked at.
+    pub(super) next: Revision,
+}
+
+impl Reader {
+    /// A reader that begins now.
+    pub(super) async fn open(
+        journal: &Journal,
+        progress: &Progress,
+        record: &SubscriptionRecord,
+    ) -> Result<Self, LookupError> {
+        let head = journal.watch().await?;
+        let old_newest = *head.borrow();
+        drop(head);
+        Ok(Self {
+            old_newest,
+            confirmed: progress.confirmed().await?,
+            filter: journal.compile(&record.config.filter).await?,
+            journal: journal.clone(),
+            progress: progress.clone(),
+        })
+    }
+
+    /// Reads a page. `seen_below`: everything below was read before in this run.
+    pub(super) async fn read(
+        &self,
+        start: Revision,
+        seen_below: Revision,
+    ) -> Result<Page, ReadError> {
+        // Long confirmed stretches need not be read to be passed over.
+        let from = self.confirmed.next_unconfirmed(start);
+        let page = self.journal.headers(from, PAGE).await?;
+        let mut loads: Vec<Load> = page
+            .headers
+            .iter()
+            .filter(|header| self.filter.matches(header))
+            .filter(|header| !self.confirmed.contains(header.revision))
+            .map(|header| Load {
+                revision: header.revision,
+                key: header.key,
+                size: header.size,
+                attempts: 0,
+            })
+            .collect();
+        let known_below = seen_below.max(self.old_newest + 1);
+        let asked: Vec<Revision> = loads
+            .iter()
+            .map(|load| load.revision)
+            .take_while(|revision| *revision < known_below)
+            .collect();
+        if !asked.is_empty() {
+            let attempts = self.progress.attempts(&asked).await?;
+            for (load, attempts) in loads.iter_mut().zip(attempts) {
+                load.attempts = attempts;
+            }
+        }
+        Ok(Page {
+            start,
+            loads,
+            next: page.next,
+        })
+    }
+}
+
+/// Revisions that are passed over: unwanted events, and numbers that no event has. They are written off
+/// in bulk, so that the floor moves on.
+#[derive(Debug, Default)]
+pub(super) struct Skips {
+    ranges: Vec<RangeInclusive<Revision>>,
+    count: u64,
+}
+
+impl Skips {
+    /// Notes what lies in `from..to` besides `loads` (in order).
+    pub(super) fn note(&mut self, from: Revision, to: Revision, loads: &[Load]) {
+        let mut at = from;
+        let inside = loads
+            .iter()
+            .map(|load| load.revision)
+            .filter(|revision| (from..to).contains(revision));
+        for wanted in inside.chain([to]) {
+            if at < wanted {
+                self.ranges.push(at..=wanted - 1);
+                self.count += wanted - at;
+            }
+            at = wanted + 1;
+        }
+    }
+
+    /// Takes them if there are enough to be worth a commit.
+    pub(super) fn take_if_many(&mut self) -> Vec<RangeInclusive<Revision>> {
+        if self.count < SKIP_AT {
+            return Vec::new();
+        }
+        self.take()
+    }
+
+    /// Takes them.
+    pub(super) fn take(&mut self) -> Vec<RangeInclusive<Revision>> {
+        self.count = 0;
+        std::mem::take(&mut self.ranges)
+    }
+}
+
+/// Makes what was decided durable.
+pub(super) async fn write(
+    progress: &Progress,
+    writes: &Writes,
+    skips: &[RangeInclusive<Revision>],
+) -> Result<(), StoreError> {
+    // Attempts before dead letters: burying an event also clears its count.
+    if !writes.charges.is_empty() {
+        progress.count_attempts(&writes.charges).await?;
+    }
+    if !writes.acks.is_empty() {
+        progress.ack(&writes.acks).await?;
+    }
+    for (revision, attempts) in &writes.dead {
+        progress.bury(*revision, "MAX_ATTEMPTS", *attempts).await?;
+        metrics::counter!("trunkline_dead_letters_total").increment(1);
+    }
+    if !skips.is_empty() {
+        progress.skip(skips).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Hash;
+
+    #[test]
+    fn everything_that_is_not_wanted_is_skipped() {
+        let load = |revision| Load {
+            revision,
+            key: Hash([0; 16]),
+            size: 1,
+            attempts: 0,
+        };
+        let mut skips = Skips::default();
+        skips.note(5, 12, &[load(4), load(6), load(7), load(10), load(12)]);
+        assert_eq!(skips.take_if_many(), vec![]);
+        assert_eq!(skips.take(), vec![5..=5, 8..=9, 11..=11]);
+        skips.note(12, 12, &[]);
+        assert_eq!(skips.take(), vec![]);
+    }
+}

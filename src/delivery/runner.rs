@@ -1,0 +1,469 @@
+//! The one task of a subscription: reads the journal, feeds the machine, writes what it decides, and
+//! hands leases to the streams.
+//!
+//! One read and one write are under way at most; writes that come up meanwhile join the next one, so an
+//! ack is durable after two commits at the latest. Payloads are fetched by the streams' own tasks, just
+//! ahead of what their clients take.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::consumer::{Delivery, Operation, OperationKind, Outcome, Settled};
+use super::dispatch::{
+    Credit, Dispatch, Ending, LeaseRef, Revision, Rules, StreamId, Waiter, Writes,
+};
+use super::forward::{self, Forward, Lease};
+use super::journal::{Page, Reader, Skips, write};
+use super::token::Tokens;
+use crate::domain::clock::Clock;
+use crate::store::{
+    Journal, LookupError, Progress, ReadError, StoreError, SubscriptionRecord, WorkspaceStore,
+};
+
+/// How long a runner without streams stays, so that a reconnecting client finds its leases' tokens.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Commands that wait for the runner.
+pub(super) const MAILBOX: usize = 256;
+
+/// What streams ask of the runner.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Open a stream.
+    Open {
+        credit: Credit,
+        out: mpsc::Sender<Delivery>,
+        permits: Arc<Semaphore>,
+        opened: oneshot::Sender<(StreamId, Duration)>,
+    },
+    /// End a stream.
+    Close { stream: StreamId, ending: Ending },
+    /// Ack, nack or extend.
+    Settle {
+        stream: StreamId,
+        operation: Operation,
+        ack_ids: Vec<String>,
+    },
+    /// The journal no longer has these.
+    Vanished(Vec<Revision>),
+    /// End all streams: the subscription was deleted, or the daemon is stopping.
+    Stop(Stopped),
+}
+
+/// Why a runner ended all its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// The subscription was deleted.
+    Deleted,
+    /// The daemon is stopping.
+    Draining,
+}
+
+/// Why a subscription cannot be consumed.
+pub(super) type StartError = LookupError;
+
+/// A stream as the runner knows it.
+struct Port {
+    /// To the task that fetches payloads. Bounded by the stream's credit and by its permits for results.
+    forward: mpsc::UnboundedSender<Forward>,
+    /// Leases of this round.
+    pending: Vec<Lease>,
+}
+
+/// The state of the task.
+pub(super) struct Runner {
+    clock: Arc<dyn Clock>,
+    journal: Journal,
+    progress: Progress,
+    record: SubscriptionRecord,
+    tokens: Tokens,
+    machine: Dispatch,
+    ports: HashMap<StreamId, Port>,
+    reader: Arc<Reader>,
+    head: watch::Receiver<Revision>,
+    commands: mpsc::Receiver<Command>,
+    back: mpsc::WeakSender<Command>,
+    read: Option<JoinHandle<Result<Page, ReadError>>>,
+    write: Option<JoinHandle<(Writes, Result<(), StoreError>)>>,
+    skips: Skips,
+    idle_since: Option<Duration>,
+}
+
+/// What the runner woke up for.
+enum Wake {
+    Command(Option<Command>),
+    Read(Result<Page, ReadError>),
+    Written(Writes, Result<(), StoreError>),
+    Head(bool),
+    Time,
+}
+
+impl Runner {
+    /// Prepares a run of a subscription.
+    pub(super) async fn prepare(
+        workspace: &WorkspaceStore,
+        record: SubscriptionRecord,
+        clock: Arc<dyn Clock>,
+        window: usize,
+        commands: mpsc::Receiver<Command>,
+        back: mpsc::WeakSender<Command>,
+    ) -> Result<Self, StartError> {
+        let journal = workspace.journal();
+        let progress = workspace.subscriptions().progress(&record.id).await?;
+        let epoch = progress.next_epoch().await?;
+        let head = journal.watch().await?;
+        let reader = Reader::open(&journal, &progress, &record).await?;
+        let rules = Rules {
+            ack_deadline: record.config.ack_deadline,
+            max_attempts: record.config.max_attempts,
+            window,
+        };
+        Ok(Self {
+            clock,
+            tokens: Tokens::new(journal.clone(), &record, epoch),
+            machine: Dispatch::new(rules, reader.confirmed.floor()),
+            ports: HashMap::new(),
+            reader: Arc::new(reader),
+            head,
+            commands,
+            back,
+            read: None,
+            write: None,
+            skips: Skips::default(),
+            idle_since: None,
+            journal,
+            progress,
+            record,
+        })
+    }
+
+    /// Runs until there is nothing left to run for.
+    ///
+    /// # Errors
+    /// The store failed: all streams have been told.
+    pub(super) async fn run(mut self) -> Result<(), StoreError> {
+        let outcome = self.serve().await;
+        if let Err(error) = &outcome {
+            self.end_all(&Delivery::Failed(error.clone()));
+        }
+        if let Some(read) = self.read.take() {
+            read.abort();
+        }
+        outcome
+    }
+
+    async fn serve(&mut self) -> Result<(), StoreError> {
+        loop {
+            self.step();
+            match self.wait().await {
+                Wake::Command(None) => return self.finish().await,
+                Wake::Command(Some(Command::Stop(why))) => {
+                    let outcome = match why {
+                        Stopped::Deleted => Ok(()),
+                        Stopped::Draining => self.finish().await,
+                    };
+                    self.end_all(&Delivery::Stopped(why));
+                    return outcome;
+                }
+                Wake::Command(Some(command)) => self.command(command),
+                Wake::Read(page) => self.take_page(page)?,
+                Wake::Written(writes, result) => {
+                    result?;
+                    self.machine.written(&writes, self.clock.elapsed());
+                }
+                Wake::Head(open) => {
+                    if !open {
+                        return Err(StoreError::Closed);
+                    }
+                }
+                Wake::Time => {
+                    let now = self.clock.elapsed();
+                    self.machine.tick(now);
+                    if self.idle_since.is_some_and(|since| now >= since + LINGER) {
+                        return self.finish().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything that can be done at once: give out, tell, begin to read and write.
+    fn step(&mut self) {
+        let now = self.clock.elapsed();
+        self.begin_read();
+        self.give_out(now);
+        self.tell_outcomes();
+        self.begin_write();
+        let idle = self.machine.is_idle() && self.write.is_none();
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let now = self.clock.elapsed();
+        let linger = self.idle_since.map(|since| since + LINGER);
+        let due = self.machine.wake_at().into_iter().chain(linger).min();
+        let sleep = due.map(|due| tokio::time::sleep(due.saturating_sub(now)));
+        tokio::select! {
+            biased;
+            Some(done) = join(&mut self.write) => match done {
+                Ok((writes, result)) => Wake::Written(writes, result),
+                // The task was cancelled: the runtime is going down.
+                Err(_) => Wake::Written(Writes::default(), Err(StoreError::Closed)),
+            },
+            Some(done) = join(&mut self.read) => {
+                Wake::Read(done.unwrap_or(Err(StoreError::Closed.into())))
+            }
+            command = self.commands.recv() => Wake::Command(command),
+            head = self.head.changed() => Wake::Head(head.is_ok()),
+            () = async { match sleep { Some(sleep) => sleep.await, None => std::future::pending().await } } => Wake::Time,
+        }
+    }
+
+    /// Writes what is left before the run ends.
+    async fn finish(&mut self) -> Result<(), StoreError> {
+        if let Some(write) = self.write.take() {
+            let (writes, result) = write.await.map_err(|_| StoreError::Closed)?;
+            result?;
+            self.machine.written(&writes, self.clock.elapsed());
+        }
+        let writes = self.machine.take_writes();
+        write(&self.progress, &writes, &self.skips.take()).await?;
+        self.machine.written(&writes, self.clock.elapsed());
+        self.tell_outcomes();
+        Ok(())
+    }
+
+    /// Ends all streams with a last word, after everything that is on its way to them.
+    fn end_all(&mut self, last: &Delivery) {
+        let now = self.clock.elapsed();
+        for (stream, port) in self.ports.drain() {
+            self.machine.close(stream, Ending::Orderly, now);
+            // A task that is gone means a client that is gone.
+            let _ = port.forward.send(Forward::Last(last.clone()));
+        }
+    }
+
+    fn begin_read(&mut self) {
+        if self.read.is_some() {
+            return;
+        }
+        let newest = *self.head.borrow_and_update();
+        if let Some(start) = self.machine.next_read(newest) {
+            let (reader, seen) = (Arc::clone(&self.reader), self.machine.cursor());
+            self.read = Some(tokio::spawn(async move { reader.read(start, seen).await }));
+        }
+    }
+
+    fn take_page(&mut self, page: Result<Page, ReadError>) -> Result<(), StoreError> {
+        let now = self.clock.elapsed();
+        match page {
+            Ok(page) => {
+                let from = self.machine.cursor();
+                self.machine.fill(page.start, &page.loads, page.next, now);
+                self.skips.note(from, self.machine.cursor(), &page.loads);
+                Ok(())
+            }
+            Err(ReadError::Compacted { oldest }) => {
+                self.machine.compact(oldest, now);
+                Ok(())
+            }
+            // What is durable is read again later.
+            Err(ReadError::Future { .. }) => Ok(()),
+            Err(ReadError::Store(error)) => Err(error),
+        }
+    }
+
+    fn begin_write(&mut self) {
+        if self.write.is_some() {
+            return;
+        }
+        let writes = self.machine.take_writes();
+        let skips = self.skips.take_if_many();
+        if writes.is_empty() && skips.is_empty() {
+            return;
+        }
+        let progress = self.progress.clone();
+        self.write = Some(tokio::spawn(async move {
+            let result = write(&progress, &writes, &skips).await;
+            (writes, result)
+        }));
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.clock.elapsed();
+        match command {
+            Command::Open {
+                credit,
+                out,
+                permits,
+                opened,
+            } => {
+                let stream = self.machine.open(credit);
+                let (forward, queue) = mpsc::unbounded_channel();
+                let port = Port {
+                    forward,
+                    pending: Vec::new(),
+                };
+                let back = self.back.clone();
+                tokio::spawn(forward::run(
+                    self.journal.clone(),
+                    queue,
+                    out,
+                    permits,
+                    back,
+                ));
+                self.ports.insert(stream, port);
+                if opened
+                    .send((stream, self.record.config.ack_deadline))
+                    .is_err()
+                {
+                    self.ports.remove(&stream);
+                    self.machine.close(stream, Ending::Orderly, now);
+                }
+            }
+            Command::Close { stream, ending } => {
+                self.ports.remove(&stream);
+                self.machine.close(stream, ending, now);
+            }
+            Command::Settle {
+                stream,
+                operation,
+                ack_ids,
+            } => self.settle(stream, operation, ack_ids, now),
+            Command::Vanished(revisions) => {
+                for revision in revisions {
+                    self.machine.vanish(revision, now);
+                }
+            }
+            Command::Stop(_) => {}
+        }
+    }
+
+    fn settle(
+        &mut self,
+        stream: StreamId,
+        operation: Operation,
+        ack_ids: Vec<String>,
+        now: Duration,
+    ) {
+        let mut results = Vec::new();
+        for ack_id in ack_ids {
+            let outcome = match self.tokens.read(&ack_id) {
+                None => Some(Outcome::Invalid),
+                Some(lease) => self.settle_one(stream, operation, lease, &ack_id, now),
+            };
+            if let Some(outcome) = outcome {
+                results.push(Settled {
+                    ack_id: Arc::from(ack_id),
+                    kind: operation.kind(),
+                    outcome,
+                });
+            }
+        }
+        self.tell(stream, results);
+    }
+
+    /// The outcome, unless it follows later.
+    fn settle_one(
+        &mut self,
+        stream: StreamId,
+        operation: Operation,
+        lease: LeaseRef,
+        ack_id: &str,
+        now: Duration,
+    ) -> Option<Outcome> {
+        let done = match operation {
+            Operation::Ack => {
+                if lease.lease.is_none() && self.reader.confirmed.contains(lease.revision) {
+                    return Some(Outcome::Confirmed);
+                }
+                let waiter = Waiter {
+                    stream,
+                    ack_id: Arc::from(ack_id),
+                };
+                match self.machine.ack(lease, waiter, now) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => return None,
+                    Err(ended) => Err(ended),
+                }
+            }
+            Operation::Nack { delay } => self.machine.nack(lease, delay, now),
+            Operation::Extend { by } => {
+                let by = by.unwrap_or(self.record.config.ack_deadline);
+                self.machine.extend(lease, now + by)
+            }
+        };
+        Some(match done {
+            Ok(()) => Outcome::Confirmed,
+            Err(_) => Outcome::Ended,
+        })
+    }
+
+    /// Leases what may go, and hands the leases to their streams.
+    fn give_out(&mut self, now: Duration) {
+        let wall = self.clock.now();
+        for grant in self.machine.lease(now) {
+            if let Some(port) = self.ports.get_mut(&grant.stream) {
+                port.pending.push(Lease {
+                    ack_id: self.tokens.make(grant.revision, grant.lease),
+                    revision: grant.revision,
+                    attempt: grant.attempt,
+                    size: grant.size,
+                    expires: wall.plus(grant.deadline.saturating_sub(now)),
+                });
+            }
+        }
+        for port in self.ports.values_mut() {
+            if !port.pending.is_empty() {
+                // A task that is gone means a client that is gone: its Close is on the way.
+                let _ = port
+                    .forward
+                    .send(Forward::Leases(std::mem::take(&mut port.pending)));
+            }
+        }
+    }
+
+    /// Tells clients what became of the acks that had to wait.
+    fn tell_outcomes(&mut self) {
+        let mut by_stream: HashMap<StreamId, Vec<Settled>> = HashMap::new();
+        for told in self.machine.take_outcomes() {
+            let settled = Settled {
+                ack_id: told.waiter.ack_id,
+                kind: OperationKind::Ack,
+                outcome: if told.confirmed {
+                    Outcome::Confirmed
+                } else {
+                    Outcome::Ended
+                },
+            };
+            by_stream
+                .entry(told.waiter.stream)
+                .or_default()
+                .push(settled);
+        }
+        for (stream, results) in by_stream {
+            self.tell(stream, results);
+        }
+    }
+
+    fn tell(&mut self, stream: StreamId, results: Vec<Settled>) {
+        if let Some(port) = self.ports.get(&stream)
+            && !results.is_empty()
+        {
+            // As above.
+            let _ = port.forward.send(Forward::Results(results));
+        }
+    }
+}
+
+/// Waits for a task, if there is one, and forgets it.
+async fn join<T>(task: &mut Option<JoinHandle<T>>) -> Option<Result<T, tokio::task::JoinError>> {
+    let running = task.as_mut()?;
+    let done = running.await;
+    *task = None;
+    Some(done)
+}

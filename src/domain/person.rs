@@ -1,0 +1,68 @@
+//! Who a message is from or to, under every name we know.
+
+use serde::{Deserialize, Serialize};
+
+/// A person (or group) as WhatsApp addresses them. All known forms are carried, because the same
+/// conversation arrives under a phone-number JID and under a LID; none is ever "validated", since an
+/// id that came from the provider exists by definition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Person {
+    /// E.164 with the leading `+`, when the phone number is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+    /// Phone-number JID without device (`15551234567@s.whatsapp.net`), when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pn_jid: Option<String>,
+    /// LID JID without device (`1234@lid`), when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lid: Option<String>,
+    /// The id exactly as the provider gave it (a group JID, a broadcast, a cloud id).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<String>,
+}
+
+impl Person {
+    /// The form used for deduplication and ordering: LID once known, else the phone-number JID, else
+    /// the provider's id (design §6).
+    pub fn canonical(&self) -> &str {
+        self.lid
+            .as_deref()
+            .or(self.pn_jid.as_deref())
+            .or(self.provider_id.as_deref())
+            .or(self.phone.as_deref())
+            .unwrap_or("")
+    }
+
+    /// Whether this is somebody, rather than a group, a channel or a list, which only have a provider's
+    /// id.
+    pub fn is_individual(&self) -> bool {
+        self.phone.is_some() || self.pn_jid.is_some() || self.lid.is_some()
+    }
+
+    /// Every known JID-like form, canonical first; used to find aliases of the same person.
+    pub fn aliases(&self) -> impl Iterator<Item = &str> {
+        [
+            self.lid.as_deref(),
+            self.pn_jid.as_deref(),
+            self.provider_id.as_deref(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lid_wins_once_it_is_known() {
+        let mut person = Person {
+            pn_jid: Some("15551234567@s.whatsapp.net".into()),
+            ..Person::default()
+        };
+        assert_eq!(person.canonical(), "15551234567@s.whatsapp.net");
+        person.lid = Some("77@lid".into());
+        assert_eq!(person.canonical(), "77@lid");
+    }
+}

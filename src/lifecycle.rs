@@ -1,0 +1,222 @@
+//! From start to stop: signals, two-stage shutdown, and what systemd is told.
+//!
+//! The first SIGTERM or SIGINT drains: no new work, leases and writes finish, connections close. The
+//! second one, or the end of the grace period, abandons what is left; everything acknowledged is on disk
+//! by then, so abandoning loses nothing. SIGHUP asks for a reload.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Both stages of a shutdown and the tasks that take part in it. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    soft: CancellationToken,
+    hard: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Shutdown {
+    /// Nothing is stopping yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancelled when draining begins: finish, take nothing new.
+    pub fn soft(&self) -> &CancellationToken {
+        &self.soft
+    }
+
+    /// Cancelled when patience is over: return at the next await.
+    pub fn hard(&self) -> &CancellationToken {
+        &self.hard
+    }
+
+    /// Runs a task that the shutdown waits for and that the hard stage drops.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let hard = self.hard.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = hard.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// The first stage.
+    pub fn drain(&self) {
+        self.soft.cancel();
+    }
+
+    /// The second stage; implies the first.
+    pub fn abandon(&self) {
+        self.soft.cancel();
+        self.hard.cancel();
+    }
+
+    /// Begins draining and waits until every task has ended; after `grace` the hard stage ends them.
+    /// Returns whether all ended by themselves.
+    pub async fn finish(&self, grace: Duration) -> bool {
+        self.drain();
+        self.tasks.close();
+        let orderly = tokio::select! {
+            () = self.tasks.wait() => !self.hard.is_cancelled(),
+            () = tokio::time::sleep(grace) => false,
+        };
+        self.hard.cancel();
+        self.tasks.wait().await;
+        orderly
+    }
+}
+
+/// Turns the process's signals into the stages of a [`Shutdown`] and into reloads.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over; from here on they no longer kill the process.
+    ///
+    /// # Errors
+    /// When the runtime cannot register a handler.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Drives `shutdown` and `reload` for as long as the process lives.
+    pub async fn drive(mut self, shutdown: Shutdown, reload: Arc<Notify>) {
+        loop {
+            let name = tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: reloading");
+                    reload.notify_one();
+                    continue;
+                }
+            };
+            if shutdown.soft().is_cancelled() {
+                tracing::warn!(signal = name, "second signal: stopping without waiting");
+                shutdown.abandon();
+            } else {
+                tracing::info!(signal = name, "draining; a second signal stops at once");
+                shutdown.drain();
+            }
+        }
+    }
+}
+
+/// Tells systemd how the service is. Without `$NOTIFY_SOCKET` nothing happens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Supervisor;
+
+impl Supervisor {
+    /// `READY=1`: the store is open and every listener is bound.
+    pub fn ready(self) {
+        Self::tell(&[NotifyState::Ready]);
+    }
+
+    /// `STOPPING=1`, and that draining may take `grace`.
+    pub fn stopping(self, grace: Duration) {
+        let micros = u32::try_from(grace.as_micros()).unwrap_or(u32::MAX);
+        Self::tell(&[
+            NotifyState::Stopping,
+            NotifyState::ExtendTimeoutUsec(micros),
+            NotifyState::Status("draining"),
+        ]);
+    }
+
+    /// `STATUS=`: one line for `systemctl status`, such as `812/900 connected, backlog 3`.
+    pub fn status(self, line: &str) {
+        Self::tell(&[NotifyState::Status(line)]);
+    }
+
+    /// How often the watchdog wants to hear from us: half the time after which it kills.
+    pub fn watchdog_period(self) -> Option<Duration> {
+        sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    }
+
+    /// Pings the watchdog every `period` while `alive` says so within that time, until `stop`. A daemon
+    /// whose store or supervisor hangs is thereby restarted.
+    pub async fn watch<F, A>(self, period: Duration, stop: CancellationToken, mut alive: F)
+    where
+        F: FnMut() -> A,
+        A: Future<Output = bool>,
+    {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if tokio::time::timeout(period, alive()).await == Ok(true) {
+                Self::tell(&[NotifyState::Watchdog]);
+            } else {
+                tracing::error!("supervisor or store did not answer: the watchdog is not pinged");
+            }
+        }
+    }
+
+    fn tell(state: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(state) {
+            tracing::warn!(%error, "systemd could not be notified");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_orderly_end_waits_for_every_task() {
+        let shutdown = Shutdown::new();
+        let done = Arc::new(AtomicBool::new(false));
+        let (soft, flag) = (shutdown.soft().clone(), done.clone());
+        shutdown.spawn(async move {
+            soft.cancelled().await;
+            tokio::task::yield_now().await;
+            flag.store(true, Ordering::SeqCst);
+        });
+        assert!(shutdown.finish(Duration::from_mins(1)).await);
+        assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn the_grace_period_ends_tasks_that_hang() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(std::future::pending());
+        assert!(!shutdown.finish(Duration::from_millis(20)).await);
+    }
+
+    #[tokio::test]
+    async fn a_second_request_ends_them_at_once() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(std::future::pending());
+        let other = shutdown.clone();
+        let finish = tokio::spawn(async move { other.finish(Duration::from_hours(1)).await });
+        shutdown.soft().cancelled().await;
+        shutdown.abandon();
+        assert!(!finish.await.unwrap());
+    }
+}

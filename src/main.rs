@@ -1,0 +1,5 @@
+//! The `trunkline` binary: parse, run, exit code.
+
+fn main() -> std::process::ExitCode {
+    trunkline::cli::main()
+}

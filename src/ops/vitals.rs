@@ -1,0 +1,123 @@
+//! What readiness, the watchdog and the gauges are read from. Nothing here is remembered: each question
+//! looks at the store and the sessions anew.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::gauge;
+use tokio_util::sync::CancellationToken;
+
+use crate::session::Supervisor;
+use crate::store::Store;
+
+/// One condition of readiness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is checked.
+    pub name: &'static str,
+    /// What is wrong; `None` when nothing is.
+    pub problem: Option<String>,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            None => write!(f, "[+] {} ok", self.name),
+            Some(problem) => write!(f, "[-] {}: {problem}", self.name),
+        }
+    }
+}
+
+/// What [`Vitals`] looks at.
+pub struct VitalsParts {
+    /// The store.
+    pub store: Store,
+    /// How long a commit may take before the store counts as stuck.
+    pub stuck_after: Duration,
+    /// Cancelled when the daemon drains.
+    pub draining: CancellationToken,
+    /// Cancelled when a listener or another part that must run has ended by itself.
+    pub broken: CancellationToken,
+    /// The sessions.
+    pub supervisor: Supervisor,
+}
+
+/// See the module documentation. Clones look at the same daemon.
+#[derive(Clone)]
+pub struct Vitals(Arc<VitalsParts>);
+
+impl fmt::Debug for Vitals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vitals")
+    }
+}
+
+impl Vitals {
+    /// Looks at these parts.
+    pub fn new(parts: VitalsParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Every condition of readiness.
+    pub fn checks(&self) -> Vec<Check> {
+        let parts = &self.0;
+        vec![
+            Check {
+                name: "store",
+                problem: self.store_problem(),
+            },
+            Check {
+                name: "listeners",
+                problem: parts
+                    .broken
+                    .is_cancelled()
+                    .then(|| "a listener ended by itself".to_owned()),
+            },
+            Check {
+                name: "accepting",
+                problem: parts
+                    .draining
+                    .is_cancelled()
+                    .then(|| "draining before shutdown".to_owned()),
+            },
+        ]
+    }
+
+    /// What is wrong with the store, if anything is.
+    pub fn store_problem(&self) -> Option<String> {
+        let health = self.0.store.health();
+        (health.stuck_for >= self.0.stuck_after)
+            .then(|| format!("nothing was written for {} s", health.stuck_for.as_secs()))
+    }
+
+    /// One line for `systemctl status`.
+    pub fn summary(&self) -> String {
+        let counts = self.0.supervisor.counts();
+        format!(
+            "{}/{} connected, backlog {}",
+            counts.online, counts.wanted, counts.waiting
+        )
+    }
+
+    /// Writes the gauges that are read rather than counted.
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "gauges are floats; these stay far below 2^52"
+    )]
+    pub fn record(&self) {
+        let health = self.0.store.health();
+        gauge!("trunkline_store_commits_in_flight").set(health.in_flight as f64);
+        gauge!("trunkline_store_stuck_seconds").set(health.stuck_for.as_secs_f64());
+        gauge!("trunkline_store_commits").set(health.durable as f64);
+        gauge!("trunkline_store_syncs").set(health.syncs as f64);
+        gauge!("trunkline_store_last_sync_seconds").set(health.last_sync.as_secs_f64());
+        gauge!("trunkline_store_disk_bytes").set(health.disk_bytes as f64);
+        gauge!("trunkline_store_open_seconds").set(health.open_time.as_secs_f64());
+        gauge!("trunkline_draining").set(if self.0.draining.is_cancelled() {
+            1.0
+        } else {
+            0.0
+        });
+    }
+}

@@ -1,0 +1,385 @@
+//! Where a line puts what arrives: durable first, acknowledged after.
+//!
+//! One [`Inbound`] per line. Messages come through [`Sink::commit`] and are one commit each batch; what
+//! the library dispatches on its own comes through [`Sink::enqueue`] and is written in order by one
+//! task. The first failure closes the sink for good: nothing is acknowledged any more, the actor closes
+//! the connection and builds a new line with a new sink.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use super::memory::Memory;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::event::{DedupKey, NewEvent, Payload};
+use crate::domain::person::Person;
+use crate::provider::contract::{
+    Arrival, CONTACT_MAPPING, CommitError, Seq, Signal, Sink, UNDECRYPTABLE,
+};
+use crate::store::{
+    Applied, ApplyError, Change, Durability, KeyId, KeyKind, ReceiptArrival, SessionStore,
+    StoreError,
+};
+
+/// Undurable arrivals a line may leave behind; a line that obeys the contract stops reading long before.
+const MOST_PENDING: u64 = 4_096;
+
+/// Signals the actor may be behind.
+const MOST_SIGNALS: usize = 4_096;
+
+/// Arrivals written in one commit.
+const BATCH: usize = 64;
+
+/// How far the provider's clock may be ahead of ours.
+const SKEW: Duration = Duration::from_mins(5);
+
+/// What a line tells the actor.
+#[derive(Debug)]
+pub(super) enum LineEvent {
+    /// Progress.
+    Signal(Signal),
+    /// The sink failed: the connection must be closed.
+    SinkFailed {
+        /// A short technical detail.
+        detail: String,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+struct Durable {
+    seq: Seq,
+    failed: Option<String>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    last: Seq,
+    /// `None` once closed.
+    writer: Option<mpsc::UnboundedSender<(Seq, Arrival)>>,
+}
+
+/// A line's sink.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    store: SessionStore,
+    clock: Arc<dyn Clock>,
+    queue: Mutex<Queue>,
+    dispatched: AtomicU64,
+    durable: watch::Sender<Durable>,
+    events: mpsc::Sender<LineEvent>,
+    memory: Mutex<Memory>,
+    /// Messages stamped before this may have been reported undecryptable to an earlier sink.
+    complete_since: Timestamp,
+}
+
+impl Inbound {
+    /// A sink that writes through `store` (which owns the session) with its writer on `tasks`, and the
+    /// receiver of what the line tells.
+    pub(super) fn open(
+        store: SessionStore,
+        clock: Arc<dyn Clock>,
+        tasks: &TaskTracker,
+    ) -> (Arc<Self>, mpsc::Receiver<LineEvent>) {
+        let (events, told) = mpsc::channel(MOST_SIGNALS);
+        let (writer, queued) = mpsc::unbounded_channel();
+        let complete_since = clock.now().plus(SKEW);
+        let inbound = Arc::new(Self {
+            store,
+            clock,
+            queue: Mutex::new(Queue {
+                last: 0,
+                writer: Some(writer),
+            }),
+            dispatched: AtomicU64::new(0),
+            durable: watch::channel(Durable::default()).0,
+            events,
+            memory: Mutex::default(),
+            complete_since,
+        });
+        tasks.spawn(Arc::clone(&inbound).write(queued).in_current_span());
+        (inbound, told)
+    }
+
+    /// Takes nothing more and waits until everything queued is durable or has failed.
+    pub(super) async fn close(&self) {
+        self.shut();
+        let dispatched = self.dispatched();
+        let mut durable = self.durable.subscribe();
+        // The sender lives as long as this sink.
+        let _ = durable
+            .wait_for(|state| state.failed.is_some() || state.seq >= dispatched)
+            .await;
+    }
+
+    /// Takes nothing more; the writer ends when it has written what is queued.
+    pub(super) fn shut(&self) {
+        self.queue().writer = None;
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(self: Arc<Self>, mut queued: mpsc::UnboundedReceiver<(Seq, Arrival)>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while queued.recv_many(&mut batch, BATCH).await > 0 {
+            let Some(last) = batch.last().map(|(seq, _)| *seq) else {
+                continue;
+            };
+            let arrivals = batch.drain(..).map(|(_, arrival)| arrival).collect();
+            match self.make_durable(arrivals).await {
+                Ok(()) => self.durable.send_modify(|state| state.seq = last),
+                Err(error) => return self.fail(&error.0),
+            }
+        }
+    }
+
+    async fn make_durable(&self, batch: Vec<Arrival>) -> Result<(), CommitError> {
+        if let Some(detail) = self.durable.borrow().failed.clone() {
+            return Err(CommitError(detail));
+        }
+        let (changes, reports) = self
+            .changes(batch)
+            .await
+            .map_err(|error| commit_error(&error))?;
+        let applied = self
+            .store
+            .apply(changes)
+            .await
+            .map_err(|error| match error {
+                ApplyError::Store(error) => commit_error(&error),
+                ApplyError::Transition(error) => CommitError(error.to_string()),
+            })?;
+        for (index, stanza_id) in reports {
+            if let Some(Applied::Event(event)) = applied.get(index) {
+                self.memory().reported(&stanza_id, event.event_id);
+            }
+        }
+        count(&applied);
+        Ok(())
+    }
+
+    /// The changes of a batch, with what they teach us: mappings of names, messages recovered, people
+    /// we have talked to. Also which of them report an undecryptable message, and which one.
+    async fn changes(
+        &self,
+        batch: Vec<Arrival>,
+    ) -> Result<(Vec<Change>, Vec<(usize, String)>), StoreError> {
+        let now = self.clock.now();
+        let mut changes = Vec::with_capacity(batch.len());
+        let mut reports = Vec::new();
+        for arrival in batch {
+            match arrival {
+                Arrival::Event(mut event) => {
+                    if !matches!(event.payload, Payload::ContactMapping { .. }) {
+                        self.learn_names(&people(&event.payload), now, &mut changes);
+                    }
+                    self.link_recovery(&mut event).await?;
+                    self.remember_contact(&event.payload).await?;
+                    if let Payload::Undecryptable { stanza_id, .. } = &event.payload {
+                        reports.push((changes.len(), stanza_id.clone()));
+                    }
+                    changes.push(Change::Event(event));
+                }
+                Arrival::Receipt {
+                    chat,
+                    from,
+                    stanza_ids,
+                    kind,
+                    at,
+                    dedup,
+                } => {
+                    self.learn_names(&[&chat, &from], now, &mut changes);
+                    changes.push(Change::Receipt(ReceiptArrival {
+                        chat,
+                        from,
+                        stanza_ids,
+                        kind,
+                        at,
+                        dedup: Some(dedup),
+                        received_at: now,
+                    }));
+                }
+            }
+        }
+        Ok((changes, reports))
+    }
+
+    fn learn_names(&self, people: &[&Person], now: Timestamp, changes: &mut Vec<Change>) {
+        for person in people {
+            let (Some(lid), Some(pn)) = (&person.lid, &person.pn_jid) else {
+                continue;
+            };
+            if self.memory().is_new_mapping(lid, pn) {
+                changes.push(Change::Event(NewEvent {
+                    at: now,
+                    dedup: Some(DedupKey {
+                        chat: lid.clone(),
+                        sender: pn.clone(),
+                        stanza_id: String::new(),
+                        kind: CONTACT_MAPPING.to_owned(),
+                    }),
+                    payload: Payload::ContactMapping {
+                        person: (*person).clone(),
+                    },
+                }));
+            }
+        }
+    }
+
+    async fn link_recovery(&self, event: &mut NewEvent) -> Result<(), StoreError> {
+        let Payload::Message { message, recovers } = &mut event.payload else {
+            return Ok(());
+        };
+        if recovers.is_some() {
+            return Ok(());
+        }
+        let (known, complete) = self.memory().report_of(&message.stanza_id);
+        if known.is_some() || (complete && message.sent_at >= self.complete_since) {
+            *recovers = known;
+            return Ok(());
+        }
+        let key = DedupKey {
+            chat: message.chat.canonical().to_owned(),
+            sender: message.sender.canonical().to_owned(),
+            stanza_id: message.stanza_id.clone(),
+            kind: UNDECRYPTABLE.to_owned(),
+        };
+        let name = self.store.name();
+        let journal = self.store.workspace().journal();
+        let found = journal.find(&name.session, &key, None).await?;
+        *recovers = found.map(|report| report.event_id);
+        Ok(())
+    }
+
+    async fn remember_contact(&self, payload: &Payload) -> Result<(), StoreError> {
+        let Payload::Message { message, .. } = payload else {
+            return Ok(());
+        };
+        for alias in message.chat.aliases() {
+            if self.memory().is_new_contact(alias) {
+                let id = KeyId::name(alias);
+                let keys = self.store.keys();
+                keys.put(KeyKind::Contact, id, Vec::new(), Durability::Ordered)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&self, detail: &str) {
+        let first = self.durable.send_if_modified(|state| {
+            let first = state.failed.is_none();
+            state.failed.get_or_insert_with(|| detail.to_owned());
+            first
+        });
+        self.queue().writer = None;
+        if first {
+            metrics::counter!("trunkline_sink_failures_total").increment(1);
+            // The actor may be gone already; then the line is being dropped with it.
+            let _ = self.events.try_send(LineEvent::SinkFailed {
+                detail: detail.to_owned(),
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for Inbound {
+    async fn commit(&self, batch: Vec<Arrival>) -> Result<(), CommitError> {
+        let outcome = self.make_durable(batch).await;
+        if let Err(error) = &outcome {
+            self.fail(&error.0);
+        }
+        outcome
+    }
+
+    fn enqueue(&self, arrival: Arrival) -> Seq {
+        let mut queue = self.queue();
+        queue.last += 1;
+        let seq = queue.last;
+        self.dispatched.store(seq, Ordering::SeqCst);
+        let pending = seq.saturating_sub(self.durable.borrow().seq);
+        let sent = match &queue.writer {
+            Some(writer) if pending <= MOST_PENDING => writer.send((seq, arrival)).is_ok(),
+            _ => false,
+        };
+        drop(queue);
+        if !sent {
+            self.fail("an arrival came after the sink was closed, or too many were waiting");
+        }
+        seq
+    }
+
+    fn dispatched(&self) -> Seq {
+        self.dispatched.load(Ordering::SeqCst)
+    }
+
+    fn durable(&self) -> Seq {
+        self.durable.borrow().seq
+    }
+
+    async fn wait_durable(&self, seq: Seq) -> Result<(), CommitError> {
+        let mut durable = self.durable.subscribe();
+        let reached = durable
+            .wait_for(|state| state.seq >= seq || state.failed.is_some())
+            .await
+            .map_err(|_| CommitError("the sink is gone".into()))?;
+        match &reached.failed {
+            Some(detail) if reached.seq < seq => Err(CommitError(detail.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        match self.events.try_send(LineEvent::Signal(signal)) {
+            // Closed: the actor has let go of this line.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => self.fail("too many signals were waiting"),
+        }
+    }
+
+    async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {
+        let found = self.store.outbox().find_by_stanza(stanza_id).await;
+        let message = found.map_err(|error| commit_error(&error))?;
+        Ok(message.map(|message| message.encoded))
+    }
+}
+
+fn commit_error(error: &StoreError) -> CommitError {
+    CommitError(error.to_string())
+}
+
+fn people(payload: &Payload) -> Vec<&Person> {
+    match payload {
+        Payload::Message { message, .. } => vec![&message.chat, &message.sender],
+        Payload::Receipt { chat, from, .. } => vec![chat, from],
+        Payload::Undecryptable { chat, sender, .. } => vec![chat, sender],
+        Payload::Call { from, .. } => vec![from],
+        Payload::GroupChange {
+            actor,
+            participants,
+            ..
+        } => actor.iter().chain(participants).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn count(applied: &[Applied]) {
+    for change in applied {
+        let (Applied::Event(event) | Applied::Receipt { event, .. }) = change else {
+            continue;
+        };
+        let outcome = if event.duplicate { "duplicate" } else { "new" };
+        metrics::counter!("trunkline_inbound_total", "outcome" => outcome).increment(1);
+    }
+}

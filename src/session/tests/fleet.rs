@@ -1,0 +1,157 @@
+//! Many sessions at once.
+
+use std::time::Duration;
+
+use crate::domain::session::Cause;
+use crate::session::testing::*;
+
+#[tokio::test]
+async fn a_mass_drop_does_not_become_a_stampede() {
+    const SESSIONS: usize = 500;
+    let mut config = quick();
+    config.admission.simultaneous = 20;
+    let h = Harness::new(config).await;
+    let mut names = Vec::new();
+    for n in 0..SESSIONS {
+        names.push(h.store_paired(&format!("s{n}")).await);
+    }
+    let restored = h.supervisor.restore().await.unwrap();
+    assert_eq!(restored.connecting, SESSIONS);
+    for name in &names {
+        h.reach(name, "ONLINE").await;
+    }
+    assert!(h.world.peaks().0 <= 20, "{:?}", h.world.peaks());
+    for (n, name) in names.iter().enumerate() {
+        let cause = if n % 2 == 0 {
+            Cause::Recycled
+        } else {
+            transient()
+        };
+        h.world.control(name, Control::End(cause));
+    }
+    for name in &names {
+        h.until(name, |s| {
+            s.last_cause.is_some() && s.connection.name() == "ONLINE"
+        })
+        .await;
+        assert_eq!(h.world.peer(name, |peer| peer.attempts), 2);
+    }
+    assert!(h.world.peaks().0 <= 20, "{:?}", h.world.peaks());
+    assert_eq!(h.world.peaks().1, 1);
+    let counts = h.supervisor.counts();
+    assert_eq!(
+        (counts.online, counts.wanted, counts.asking),
+        (SESSIONS, SESSIONS, 0)
+    );
+    assert_eq!(h.supervisor.shutdown(PATIENCE).await, 0);
+}
+
+#[tokio::test]
+async fn sessions_with_messages_to_send_connect_first() {
+    let mut config = quick();
+    config.admission.simultaneous = 1;
+    let mut h = Harness::new(config.clone()).await;
+    for n in 0..12 {
+        h.store_paired(&format!("idle{n}")).await;
+    }
+    let busy = h.store_paired("zbusy").await;
+    // A daemon accepts the message while the session cannot connect.
+    h.world.plan(&busy, [Plan::Hang]);
+    h.supervisor.restore().await.unwrap();
+    h.submit(&busy, "1", "hi").await;
+    eventually(|| async {
+        match h.world.peer(&busy, |peer| peer.attempts) {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    })
+    .await;
+    let before = {
+        h.supervisor.shutdown(PATIENCE).await;
+        h.world.order().len()
+    };
+    h.restart(config).await;
+    h.reach(&busy, "ONLINE").await;
+    let order = h.world.order();
+    let place = order[before..]
+        .iter()
+        .position(|name| *name == busy)
+        .unwrap();
+    assert!(place <= 1, "{place}");
+}
+
+#[tokio::test]
+async fn an_outage_is_probed_with_few_and_ends_for_all() {
+    let mut config = quick();
+    config.breaker.failures = 10;
+    config.breaker.probes = 2;
+    config.breaker.open.base = Duration::from_millis(100);
+    config.breaker.open.cap = Duration::from_millis(200);
+    config.admission.simultaneous = 8;
+    let h = Harness::new(config).await;
+    let mut names = Vec::new();
+    for n in 0..40 {
+        let name = h.store_paired(&format!("s{n}")).await;
+        h.world
+            .plan(&name, std::iter::repeat_n(Plan::End(transient()), 1_000));
+        names.push(name);
+    }
+    h.supervisor.restore().await.unwrap();
+    eventually(|| async {
+        if h.supervisor.admission().is_tripped() {
+            Ok(())
+        } else {
+            Err("not tripped".to_owned())
+        }
+    })
+    .await;
+    let attempts = |h: &Harness| -> u32 {
+        names
+            .iter()
+            .map(|name| h.world.peer(name, |peer| peer.attempts))
+            .sum()
+    };
+    let before = attempts(&h);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let during = attempts(&h) - before;
+    assert!(during <= 30, "{during} attempts during an outage");
+    for name in &names {
+        h.world.peer(name, |peer| peer.plans.clear());
+    }
+    for name in &names {
+        h.reach(name, "ONLINE").await;
+    }
+    assert!(!h.supervisor.admission().is_tripped());
+}
+
+#[tokio::test]
+async fn a_session_whose_line_cannot_be_opened_takes_no_place_from_others() {
+    let mut config = quick();
+    config.admission.simultaneous = 1;
+    config.rules.backoff.base = Duration::from_mins(1);
+    config.rules.backoff.cap = Duration::from_mins(1);
+    let h = Harness::new(config).await;
+    let broken = h.store_paired("broken").await;
+    h.world.peer(&broken, |peer| peer.open_errors = 1);
+    h.supervisor.restore().await.unwrap();
+    let status = h.reach(&broken, "BACKOFF").await;
+    assert!(matches!(status.last_cause, Some(Cause::StoreFailed { .. })));
+    let good = h.store_paired("good").await;
+    h.supervisor.restore().await.unwrap();
+    h.reach(&good, "ONLINE").await;
+}
+
+#[tokio::test]
+async fn a_released_workspace_is_let_go_and_can_come_back() {
+    let h = Harness::new(quick()).await;
+    let names = [h.online("a").await, h.online("b").await];
+    assert_eq!(h.supervisor.release(h.workspace.id()).await, 0);
+    for name in &names {
+        assert_eq!(h.supervisor.status(name), None);
+    }
+    assert_eq!(h.supervisor.counts().sessions, 0);
+    h.supervisor.restore().await.unwrap();
+    for name in &names {
+        h.reach(name, "ONLINE").await;
+    }
+}

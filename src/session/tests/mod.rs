@@ -1,0 +1,8 @@
+//! Sessions driven from both ends: commands on one side, a scripted server on the other.
+
+mod connecting;
+mod crashing;
+mod fleet;
+mod pairing;
+mod receiving;
+mod sending;

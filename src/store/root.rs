@@ -1,0 +1,319 @@
+//! The store as a whole: opening, workspaces, the fleet, upkeep.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dashmap::DashMap;
+use prost::Message;
+use thiserror::Error;
+
+use super::audit::Audit;
+use super::engine::{Commit, Engine, Expectation, Health, Scan};
+use super::errors::{CreateError, StoreError};
+use super::key::{KeyBuilder, Kind, SYSTEM, trailing_u64};
+use super::keyring::{Keks, UnwrapError, WorkspaceKeys};
+use super::migrate::{self, FORMAT, FormatMark};
+use super::page::{PageRequest, PageToken};
+use super::scope::Scope;
+use super::seal::Sealer;
+use super::session::SessionStore;
+use super::sweeper::{self, Swept};
+use super::tokens::Tokens;
+use super::workspace::{Context, WorkspaceRow, WorkspaceStore, stored_id};
+use crate::domain::clock::{Clock, Entropy};
+use crate::domain::ids::WorkspaceId;
+
+/// What the store is opened with.
+#[derive(Debug)]
+pub struct StoreOptions {
+    /// Where rows live.
+    pub engine: Arc<dyn Engine>,
+    /// What wraps the workspaces' keys.
+    pub keks: Keks,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for keys and ids.
+    pub entropy: Entropy,
+    /// The release that opens it, for the format mark.
+    pub release: String,
+}
+
+/// Why the store did not open.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// The key encryption key is not the one this store was made with.
+    #[error(transparent)]
+    Kek(#[from] UnwrapError),
+    /// It was written by a newer release, is damaged, or cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(super) struct Inner {
+    pub(super) context: Context,
+    pub(super) system: Scope,
+    pub(super) keks: RwLock<Keks>,
+    pub(super) workspaces: DashMap<WorkspaceId, WorkspaceStore>,
+    pub(super) tokens: Tokens,
+    pub(super) rotation: tokio::sync::Mutex<()>,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(pub(super) Arc<Inner>);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// A place in the fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetCursor {
+    workspace: u64,
+    session: Option<PageToken>,
+}
+
+pub(super) fn system_key(kind: Kind) -> KeyBuilder {
+    KeyBuilder::new(SYSTEM, kind as u8, 0)
+}
+
+pub(super) fn wrapped_key(workspace: u64) -> bytes::Bytes {
+    system_key(Kind::WrappedKeys).u64(workspace).finish()
+}
+
+impl Store {
+    /// Opens the store: refuses a newer format, migrates an older one, makes a fresh one if there is
+    /// nothing yet, finishes deletions that a crash interrupted. The workspace `default` and its
+    /// subscription `default` exist afterwards.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and what to do.
+    pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
+        let context = Context {
+            engine: options.engine,
+            clock: options.clock,
+            entropy: options.entropy,
+        };
+        let engine = &*context.engine;
+        if migrate::read_mark(engine).await?.is_none() {
+            initialise(&context, &options.keks, &options.release).await?;
+        }
+        migrate::bring_forward(engine, FORMAT, &options.release, &[]).await?;
+
+        let wrapped = engine
+            .get(&wrapped_key(SYSTEM))
+            .await
+            .map_err(StoreError::from)?;
+        let wrapped =
+            wrapped.ok_or_else(|| StoreError::Damaged("its own keys are missing".into()))?;
+        let keys = options.keks.unwrap(SYSTEM, &wrapped)?;
+        let sealer = Sealer::new(SYSTEM, 0, Arc::new(keys)).map_err(StoreError::from)?;
+        let system = Scope {
+            engine: Arc::clone(&context.engine),
+            sealer: Arc::new(sealer),
+        };
+        let tokens = Tokens::load(context.clone(), system.clone()).await?;
+        let store = Self(Arc::new(Inner {
+            context,
+            system,
+            keks: RwLock::new(options.keks),
+            workspaces: DashMap::new(),
+            tokens,
+            rotation: tokio::sync::Mutex::new(()),
+        }));
+        store.resume().await?;
+        Ok(store)
+    }
+
+    async fn resume(&self) -> Result<(), StoreError> {
+        let default = WorkspaceId::default_workspace();
+        match self.create_workspace(&default, "").await {
+            Ok(_) | Err(CreateError::AlreadyExists { .. }) => {}
+            Err(CreateError::Store(error)) => return Err(error),
+        }
+        let marks = system_key(Kind::Purge).prefix();
+        let engine = &self.0.context.engine;
+        let page = engine.range(Scan::prefix(&marks, 1_000)).await?;
+        for (key, _) in page.rows {
+            if let Some(number) = trailing_u64(&key) {
+                self.purge_workspace(number).await?;
+            }
+        }
+        for row in self.all_workspaces().await? {
+            let id = stored_id(WorkspaceId::new(row.id))?;
+            let workspace = self.open_workspace(&id, row.number).await?;
+            workspace.resume_purges().await?;
+            workspace.subscriptions().ensure_default().await?;
+        }
+        Ok(())
+    }
+
+    /// How the engine is doing; cheap. For readiness, the watchdog and metrics.
+    pub fn health(&self) -> Health {
+        self.0.context.engine.health()
+    }
+
+    /// Bearer tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.0.context.clone(), self.0.system.clone())
+    }
+
+    /// Makes everything written so far durable, what sessions deferred included, and closes the store
+    /// for good. The files are free once the last handle is gone.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let workspaces: Vec<_> = self
+            .0
+            .workspaces
+            .iter()
+            .map(|w| w.value().clone())
+            .collect();
+        for workspace in workspaces {
+            workspace.release_sessions().await?;
+        }
+        self.0.workspaces.clear();
+        Ok(self.0.context.engine.close().await?)
+    }
+
+    pub(super) async fn all_workspaces(&self) -> Result<Vec<WorkspaceRow>, StoreError> {
+        let mut all = Vec::new();
+        let mut scan = Scan::prefix(&system_key(Kind::Workspace).prefix(), 1_000);
+        loop {
+            let (rows, more) = self.0.system.scan::<WorkspaceRow>(scan.clone()).await?;
+            if let Some((last, _)) = rows.last() {
+                scan = scan.after(last);
+            }
+            all.extend(rows.into_iter().map(|(_, row)| row));
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    pub(super) async fn open_workspace(
+        &self,
+        id: &WorkspaceId,
+        number: u64,
+    ) -> Result<WorkspaceStore, StoreError> {
+        if let Some(known) = self.0.workspaces.get(id) {
+            return Ok(known.clone());
+        }
+        let wrapped = self.0.context.engine.get(&wrapped_key(number)).await?;
+        let wrapped =
+            wrapped.ok_or_else(|| StoreError::Damaged("a workspace's keys are missing".into()))?;
+        let keys = {
+            let ring = self.0.keks.read().unwrap_or_else(PoisonError::into_inner);
+            ring.unwrap(number, &wrapped)?
+        };
+        let fresh = WorkspaceStore::new(id.clone(), number, self.0.context.clone(), keys)?;
+        // Two callers may have built one at the same time; all must share one, for its locks.
+        let shared = self.0.workspaces.entry(id.clone()).or_insert(fresh);
+        Ok(shared.clone())
+    }
+
+    /// Goes through all sessions of all workspaces, page by page, for restore at boot: scoped handles,
+    /// never raw data. `None` starts; the cursor returned goes on; no cursor means the end.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn fleet(
+        &self,
+        cursor: Option<FleetCursor>,
+        size: usize,
+    ) -> Result<(Vec<SessionStore>, Option<FleetCursor>), StoreError> {
+        let mut at = cursor.unwrap_or(FleetCursor {
+            workspace: 0,
+            session: None,
+        });
+        loop {
+            let mut scan = Scan::prefix(&system_key(Kind::Workspace).prefix(), 2);
+            scan.start = Self::row_key(at.workspace);
+            let (rows, _) = self.0.system.scan::<WorkspaceRow>(scan).await?;
+            let mut rows = rows.into_iter().map(|(_, row)| row);
+            let Some(row) = rows.next() else {
+                return Ok((Vec::new(), None));
+            };
+            if row.number != at.workspace {
+                at.session = None;
+            }
+            let following = rows.next().map(|row| FleetCursor {
+                workspace: row.number,
+                session: None,
+            });
+            let id = stored_id(WorkspaceId::new(row.id))?;
+            let workspace = self.open_workspace(&id, row.number).await?;
+            let request = PageRequest {
+                size,
+                after: at.session.take(),
+            };
+            let (records, next) = workspace.sessions().page(&request).await?;
+            let mut sessions = Vec::with_capacity(records.len());
+            for (number, record) in records {
+                sessions.push(workspace.session_handle(&record.name.session, number)?);
+            }
+            let next = match next {
+                Some(token) => Some(FleetCursor {
+                    workspace: row.number,
+                    session: Some(token),
+                }),
+                None => following,
+            };
+            match next {
+                Some(cursor) if sessions.is_empty() => at = cursor,
+                next => return Ok((sessions, next)),
+            }
+        }
+    }
+
+    /// Removes what has expired, in every workspace. Run every few minutes.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn sweep(&self) -> Result<Swept, StoreError> {
+        let mut total = Swept::default();
+        for row in self.all_workspaces().await? {
+            let id = stored_id(WorkspaceId::new(row.id))?;
+            let workspace = self.open_workspace(&id, row.number).await?;
+            let swept = sweeper::sweep(&workspace).await?;
+            total.expired += swept.expired;
+            total.renewed += swept.renewed;
+        }
+        Ok(total)
+    }
+}
+
+pub(super) fn purge_key(number: u64) -> bytes::Bytes {
+    system_key(Kind::Purge).u64(number).finish()
+}
+
+pub(super) fn rotation_key() -> bytes::Bytes {
+    system_key(Kind::RotationOwed).finish()
+}
+
+/// Writes the format mark and the store's own keys, in one commit.
+async fn initialise(context: &Context, ring: &Keks, release: &str) -> Result<(), StoreError> {
+    let keys = WorkspaceKeys::generate(&context.entropy);
+    let mark = FormatMark {
+        format: FORMAT,
+        release: release.to_owned(),
+    };
+    let commit = Commit {
+        expect: vec![(migrate::mark_key(), Expectation::Absent)],
+        put: vec![
+            (migrate::mark_key(), mark.encode_to_vec().into()),
+            (wrapped_key(SYSTEM), ring.wrap(SYSTEM, &keys)?),
+        ],
+        ..Commit::default()
+    };
+    context.engine.commit(commit).await?;
+    Ok(())
+}

@@ -1,0 +1,260 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::*;
+use crate::domain::event::EventType;
+use crate::domain::ids::SubscriptionId;
+
+fn id(text: &str) -> SubscriptionId {
+    SubscriptionId::new(text).unwrap()
+}
+
+async fn fill(session: &SessionStore, count: usize) {
+    for chunk in (0..count).collect::<Vec<_>>().chunks(100) {
+        let event = |_: &usize| {
+            Change::Event(NewEvent {
+                at: NOW,
+                payload: Payload::Pairing {
+                    step: "started".into(),
+                    reason: None,
+                    account: None,
+                },
+                dedup: None,
+            })
+        };
+        session
+            .apply(chunk.iter().map(event).collect())
+            .await
+            .unwrap();
+    }
+}
+
+async fn progress(world: &World, name: &str) -> Progress {
+    world
+        .default()
+        .await
+        .subscriptions()
+        .progress(&id(name))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn configurations_are_kept_and_guarded() {
+    let world = World::new().await;
+    let subscriptions = world.default().await.subscriptions();
+    let config = SubscriptionConfig {
+        filter: Filter {
+            types: [EventType::Message, EventType::Receipt].into(),
+            sessions: [SessionId::new("line").unwrap()].into(),
+        },
+        ack_deadline: Duration::from_secs(30),
+        max_attempts: 3,
+        retention: Some(Duration::from_hours(1)),
+    };
+    let created = subscriptions
+        .create(&id("crm"), &config, StartAt::Oldest)
+        .await
+        .unwrap();
+    assert_eq!(created.config, config);
+    let taken = subscriptions
+        .create(&id("crm"), &config, StartAt::Oldest)
+        .await;
+    assert!(matches!(taken, Err(CreateError::AlreadyExists { .. })));
+    let changed = subscriptions
+        .update(&id("crm"), Some(&created.etag), |config| {
+            config.max_attempts = 9;
+        })
+        .await
+        .unwrap();
+    let stale = subscriptions
+        .update(&id("crm"), Some(&created.etag), |_| {})
+        .await;
+    assert!(matches!(stale, Err(UpdateError::EtagMismatch { .. })));
+    let world = world.restarted().await;
+    let subscriptions = world.default().await.subscriptions();
+    assert_eq!(subscriptions.get(&id("crm")).await.unwrap(), changed);
+    subscriptions.delete(&id("crm"), None).await.unwrap();
+    assert!(subscriptions.get(&id("crm")).await.is_err());
+    assert!(subscriptions.progress(&id("crm")).await.is_err());
+    let kept = subscriptions.delete(&id("default"), None).await;
+    assert!(matches!(kept, Err(UpdateError::BuiltIn { .. })));
+}
+
+#[tokio::test]
+async fn a_subscription_begins_where_it_was_told() {
+    let world = World::new().await;
+    fill(&world.session("line").await, 10).await;
+    let subscriptions = world.default().await.subscriptions();
+    let starts = [
+        (StartAt::Oldest, 1),
+        (StartAt::Newest, 11),
+        (StartAt::Revision(5), 5),
+    ];
+    for (n, (start, floor)) in starts.into_iter().enumerate() {
+        let name = format!("s{n}");
+        let config = SubscriptionConfig::default();
+        subscriptions
+            .create(&id(&name), &config, start)
+            .await
+            .unwrap();
+        let confirmed = progress(&world, &name).await.confirmed().await.unwrap();
+        assert_eq!(confirmed.floor(), floor);
+    }
+    assert_eq!(subscriptions.lowest_unconfirmed().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn acks_are_remembered_and_the_floor_moves_over_full_chunks() {
+    let world = World::new().await;
+    let default = progress(&world, "default").await;
+    default.ack(&[3, 1, 2, 7]).await.unwrap();
+    let confirmed = default.confirmed().await.unwrap();
+    assert_eq!(confirmed.floor(), 4);
+    assert!(confirmed.contains(7) && !confirmed.contains(5));
+    assert_eq!(confirmed.next_unconfirmed(7), 8);
+
+    // Everything but 4 in the first chunk, and all of the second: nothing can be forgotten yet.
+    default
+        .skip(&[0..=3, 5..=4_095, 4_096..=8_191, 8_192..=8_200])
+        .await
+        .unwrap();
+    assert_eq!(default.confirmed().await.unwrap().floor(), 4);
+    default.ack(&[4]).await.unwrap();
+    let world = world.restarted().await;
+    let default = progress(&world, "default").await;
+    assert_eq!(default.confirmed().await.unwrap().floor(), 8_201);
+    // A late repetition below the floor changes nothing.
+    default.ack(&[1, 4, 5_000, 8_200]).await.unwrap();
+    assert_eq!(default.confirmed().await.unwrap().floor(), 8_201);
+}
+
+#[tokio::test]
+async fn any_order_of_acks_is_the_same_set() {
+    let mut runner = TestRunner::new(Config {
+        failure_persistence: None,
+        ..Config::default()
+    });
+    for _ in 0..10 {
+        let world = World::new().await;
+        let default = progress(&world, "default").await;
+        let batches = prop::collection::vec(
+            prop::collection::vec(prop_oneof![1_u64..60, 4_000_u64..4_200], 1..40),
+            1..8,
+        );
+        let batches = batches.new_tree(&mut runner).unwrap().current();
+        let mut model = BTreeSet::new();
+        for batch in &batches {
+            default.ack(batch).await.unwrap();
+            model.extend(batch.iter().copied());
+        }
+        let confirmed = default.confirmed().await.unwrap();
+        for revision in 1..4_300 {
+            assert_eq!(
+                confirmed.contains(revision),
+                model.contains(&revision),
+                "{batches:?}"
+            );
+        }
+        let floor = (1..=5_000)
+            .find(|revision| !model.contains(revision))
+            .unwrap();
+        assert_eq!(confirmed.floor(), floor);
+    }
+}
+
+#[tokio::test]
+async fn rival_acks_lose_nothing() {
+    let world = World::new().await;
+    let tasks: Vec<_> = (0..20)
+        .map(|task| {
+            let workspace = world.store.clone();
+            tokio::spawn(async move {
+                let id = WorkspaceId::default_workspace();
+                let workspace = workspace.workspace(&id).await.unwrap();
+                let name = SubscriptionId::new("default").unwrap();
+                let progress = workspace.subscriptions().progress(&name).await.unwrap();
+                for n in 0..10 {
+                    progress.ack(&[1 + task + n * 20]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let confirmed = progress(&world, "default").await.confirmed().await.unwrap();
+    assert_eq!(confirmed.floor(), 201);
+}
+
+#[tokio::test]
+async fn attempts_are_counted_until_the_event_is_confirmed_or_buried() {
+    let world = World::new().await;
+    let default = progress(&world, "default").await;
+    for _ in 0..3 {
+        default.count_attempts(&[5, 6]).await.unwrap();
+    }
+    default.count_attempts(&[6]).await.unwrap();
+    assert_eq!(default.attempts(&[5, 6, 7]).await.unwrap(), [3, 4, 0]);
+    default.ack(&[5]).await.unwrap();
+    default.bury(6, "MAX_ATTEMPTS", 4).await.unwrap();
+    assert_eq!(default.attempts(&[5, 6]).await.unwrap(), [0, 0]);
+    let world = world.restarted().await;
+    let default = progress(&world, "default").await;
+    assert!(default.confirmed().await.unwrap().contains(6));
+    let dead = default
+        .dead_letters(&PageRequest::default())
+        .await
+        .unwrap()
+        .items;
+    let expected = DeadLetter {
+        revision: 6,
+        reason: "MAX_ATTEMPTS".into(),
+        attempts: 4,
+        at: NOW,
+    };
+    assert_eq!(dead, [expected]);
+    default.discard_dead_letter(6).await.unwrap();
+    assert!(
+        default
+            .dead_letters(&PageRequest::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn epochs_never_repeat() {
+    let world = World::new().await;
+    assert_eq!(
+        progress(&world, "default")
+            .await
+            .next_epoch()
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        progress(&world, "default")
+            .await
+            .next_epoch()
+            .await
+            .unwrap(),
+        2
+    );
+    let world = world.restarted().await;
+    assert_eq!(
+        progress(&world, "default")
+            .await
+            .next_epoch()
+            .await
+            .unwrap(),
+        3
+    );
+}

@@ -1,0 +1,158 @@
+use secrecy::ExposeSecret;
+
+use super::*;
+
+#[tokio::test]
+async fn tokens_are_shown_once_and_verified_by_digest() {
+    let world = World::new().await;
+    let shop = WorkspaceId::new("shop").unwrap();
+    let tokens = world.store.tokens();
+    let admin = tokens
+        .create(TokenKind::Administrator, "ops")
+        .await
+        .unwrap();
+    let scoped = tokens
+        .create(TokenKind::Workspace(shop.clone()), "crm")
+        .await
+        .unwrap();
+    let secret = scoped.secret.expose_secret().to_owned();
+    assert!(secret.starts_with(TOKEN_PREFIX) && secret.len() == 46);
+    assert!(!format!("{scoped:?}").contains(&secret));
+    assert_eq!(tokens.verify(&secret), Some(scoped.info.clone()));
+    let rubbish = [
+        "",
+        "tl_",
+        &secret[..45],
+        &secret.to_uppercase(),
+        &format!("{secret}x"),
+    ];
+    for rubbish in rubbish {
+        assert_eq!(tokens.verify(rubbish), None, "{rubbish}");
+    }
+    let world = world.restarted().await;
+    let tokens = world.store.tokens();
+    assert_eq!(
+        tokens.verify(&secret).unwrap().kind,
+        TokenKind::Workspace(shop)
+    );
+    assert_eq!(tokens.list().len(), 2);
+    tokens.revoke(scoped.info.id).await.unwrap();
+    assert_eq!(tokens.verify(&secret), None);
+    let again = tokens.revoke(scoped.info.id).await;
+    assert!(matches!(again, Err(LookupError::NotFound { .. })));
+    let world = world.restarted().await;
+    assert_eq!(world.store.tokens().verify(&secret), None);
+    let admin = admin.secret.expose_secret().to_owned();
+    assert_eq!(
+        world.store.tokens().verify(&admin).unwrap().kind,
+        TokenKind::Administrator
+    );
+}
+
+#[tokio::test]
+async fn the_audit_log_is_append_only_and_read_from_the_end() {
+    let world = World::new().await;
+    for n in 0..5 {
+        let target = format!("workspaces/w{n}");
+        let revision = world
+            .store
+            .audit()
+            .record("operator", "Workspaces.Delete", &target)
+            .await;
+        assert_eq!(revision.unwrap(), n + 1);
+    }
+    let world = world.restarted().await;
+    let page = world
+        .store
+        .audit()
+        .list(&PageRequest::first(3))
+        .await
+        .unwrap();
+    let targets: Vec<_> = page
+        .items
+        .iter()
+        .map(|entry| entry.target.as_str())
+        .collect();
+    assert_eq!(targets, ["workspaces/w4", "workspaces/w3", "workspaces/w2"]);
+    assert_eq!(
+        (page.items[0].at, page.items[0].actor.as_str()),
+        (NOW, "operator")
+    );
+    let rest = PageRequest {
+        size: 3,
+        after: page.next,
+    };
+    let rest = world.store.audit().list(&rest).await.unwrap();
+    assert_eq!(rest.items.last().unwrap().revision, 1);
+    assert_eq!(rest.next, None);
+}
+
+#[tokio::test]
+async fn answers_are_remembered_for_a_week() {
+    let world = World::new().await;
+    let requests = world.default().await.requests();
+    let id = RequestId(uuid::Uuid::from_u128(1));
+    let body = BodyHash::of("CreateSession", b"line");
+    assert_eq!(requests.recall(id, body).await.unwrap(), None);
+    assert_eq!(
+        requests.remember(id, body, "first".into()).await.unwrap(),
+        "first"
+    );
+    assert_eq!(
+        requests.remember(id, body, "second".into()).await.unwrap(),
+        "first"
+    );
+    assert_eq!(requests.recall(id, body).await.unwrap().unwrap(), "first");
+    for other in [
+        BodyHash::of("CreateSession", b"other"),
+        BodyHash::of("Other", b"line"),
+    ] {
+        let conflict = requests.recall(id, other).await;
+        assert!(matches!(conflict, Err(RecallError::Conflict { .. })));
+        let conflict = requests.remember(id, other, "x".into()).await;
+        assert!(matches!(conflict, Err(RecallError::Conflict { .. })));
+    }
+    world.clock.advance(REMEMBERED_FOR / 2);
+    world.store.sweep().await.unwrap();
+    assert!(requests.recall(id, body).await.unwrap().is_some());
+    world.clock.advance(REMEMBERED_FOR);
+    world.store.sweep().await.unwrap();
+    assert_eq!(requests.recall(id, body).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn usage_of_long_ago_goes() {
+    let world = World::new().await;
+    let usage = world.default().await.usage();
+    let line = SessionId::new("line").unwrap();
+    let one = Counters {
+        sent: 1,
+        ..Counters::default()
+    };
+    usage.add(&line, one).await.unwrap();
+    let day = Day::of(NOW);
+    assert_eq!(usage.of_session(&line, day).await.unwrap(), one);
+    world
+        .clock
+        .advance(std::time::Duration::from_hours(500 * 24));
+    usage.add(&line, one).await.unwrap();
+    world.store.sweep().await.unwrap();
+    assert_eq!(
+        usage.of_session(&line, day).await.unwrap(),
+        Counters::default()
+    );
+    assert_eq!(
+        usage.of_session(&line, Day(day.0 + 500)).await.unwrap(),
+        one
+    );
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let world = World::new().await;
+    let session = world.session("line").await;
+    world.store.close().await.unwrap();
+    let closed = session.keys().get(KeyKind::Meta, &KeyId::single()).await;
+    assert_eq!(closed, Err(StoreError::Closed));
+    assert_eq!(StoreError::Closed.to_string(), "the store is closed");
+}

@@ -1,0 +1,181 @@
+//! What the daemon says about itself: log lines, metrics and panics.
+//!
+//! Log levels are policy: message text, phone numbers and keys may appear at debug and below, never
+//! above. Our own code keeps to that by what it writes; [`Redactor`] keeps libraries to it, whatever
+//! they write, by masking what looks like a phone number or a JID in lines above debug.
+
+mod redact;
+
+use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
+use thiserror::Error;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::{Log, LogFormat, Metrics};
+
+pub use redact::{Redactor, scrub};
+
+/// What libraries may say unless a directive opens them up: errors only, and nothing from the Signal
+/// library, which prints keys and what it could not decrypt (we report that as events and metrics).
+const QUIET: &str = "error,wacore_libsignal=off";
+
+/// Buckets for everything measured in seconds, from a group commit to a slow login.
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Why logs or metrics could not be set up.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// A directive that cannot be parsed.
+    #[error("log.level: {0}")]
+    Level(#[from] ParseError),
+    /// Another subscriber is installed in this process.
+    #[error("logging is already set up in this process: {0}")]
+    Installed(#[from] TryInitError),
+    /// The recorder could not be built or another one is installed.
+    #[error("metrics cannot be set up: {0}")]
+    Metrics(#[from] BuildError),
+}
+
+/// Sends log lines to standard error in the configured shape, and panics to the log.
+///
+/// # Errors
+/// [`TelemetryError`] when the level is malformed or logging was set up before.
+pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(directives(&log.level))?;
+    let json = match log.format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !io::stderr().is_terminal(),
+    };
+    let writer = Redactor::new(io::stderr);
+    let layer = if json {
+        tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(true)
+            .with_writer(writer)
+            .boxed()
+    } else {
+        tracing_subscriber::fmt::layer()
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+            .with_writer(writer)
+            .boxed()
+    };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init()?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A plain level is ours alone and leaves the libraries quiet; directives come on top of that.
+fn directives(level: &str) -> String {
+    let level = level.trim();
+    if level.contains(['=', ',']) {
+        format!("{QUIET},trunkline=info,{level}")
+    } else {
+        format!("{QUIET},trunkline={level}")
+    }
+}
+
+/// Reports a panic without its message: that may quote the data it choked on, so it appears at debug.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let location = info
+        .location()
+        .map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    counter!("trunkline_panics_total").increment(1);
+    tracing::error!(%location, thread, "panic (its message is logged at debug)");
+    tracing::debug!(%location, message = panic_message(info), "panic message");
+}
+
+fn panic_message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
+    let payload = info.payload();
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("not text")
+}
+
+/// The one metrics recorder of this process; daemons that share a process share it.
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// The recorder's handle, which renders `/metrics`. The first call installs it.
+///
+/// # Errors
+/// [`TelemetryError::Metrics`] when another recorder is installed.
+pub fn init_metrics(metrics: &Metrics) -> Result<PrometheusHandle, TelemetryError> {
+    if let Some(handle) = RECORDER.get() {
+        return Ok(handle.clone());
+    }
+    let installed = PrometheusBuilder::new()
+        // Gauges come from fixed sets of labels and would be missed; the rest may die out.
+        .idle_timeout(
+            MetricKindMask::COUNTER | MetricKindMask::HISTOGRAM,
+            Some(metrics.idle_timeout),
+        )
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder);
+    let handle = match (installed, RECORDER.get()) {
+        (Ok(handle), _) => RECORDER.get_or_init(|| handle).clone(),
+        // Two first calls at once: the other one won.
+        (Err(_), Some(handle)) => handle.clone(),
+        (Err(error), None) => return Err(error.into()),
+    };
+    describe_gauge!(
+        "trunkline_build_info",
+        "1, labelled with the version and its features"
+    );
+    describe_counter!("trunkline_panics_total", "Panics, contained or not");
+    gauge!(
+        "trunkline_build_info",
+        "version" => env!("CARGO_PKG_VERSION"),
+        "simulator" => if cfg!(feature = "simulator") { "true" } else { "false" }
+    )
+    .set(1.0);
+    counter!("trunkline_panics_total").increment(0);
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_level_leaves_the_libraries_quiet() {
+        let parsed = |level: &str| EnvFilter::try_new(directives(level)).unwrap().to_string();
+        let plain = parsed("debug");
+        assert!(plain.contains("trunkline=debug"), "{plain}");
+        assert!(plain.contains("wacore_libsignal=off"), "{plain}");
+        assert!(!plain.contains("=info"), "{plain}");
+        let opened = parsed("trunkline::session=trace,whatsapp_rust=debug");
+        assert!(opened.contains("trunkline=info"), "{opened}");
+        assert!(opened.contains("whatsapp_rust=debug"), "{opened}");
+    }
+
+    #[test]
+    fn metrics_can_be_asked_for_twice_and_carry_the_build() {
+        let first = init_metrics(&Metrics::default()).unwrap();
+        let second = init_metrics(&Metrics::default()).unwrap();
+        counter!("trunkline_test_total").increment(1);
+        for handle in [first, second] {
+            let text = handle.render();
+            assert!(text.contains("trunkline_build_info{"), "{text}");
+            assert!(text.contains("trunkline_test_total 1"), "{text}");
+        }
+    }
+}

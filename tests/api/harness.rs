@@ -1,0 +1,389 @@
+//! A server in this process, its clients, and what to check errors with.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+use trunkline::api::ports::{Live, PairBy, PairingProgress, Sessions, Submission};
+use trunkline::api::server::{ApiServer, ServerOptions};
+use trunkline::api::status::{ApiError, Reason};
+use trunkline::domain::clock::{Clock, Entropy, ManualClock, SystemClock, Timestamp};
+use trunkline::domain::event::{DedupKey, NewEvent, Payload};
+use trunkline::domain::ids::{MessageId, SessionId, SessionName, WorkspaceId};
+use trunkline::domain::message::{Content, InboundMessage, MessageState, OutboundMessage};
+use trunkline::domain::person::Person;
+use trunkline::domain::session::{Connection, Traffic};
+use trunkline::pb;
+use trunkline::store::keyring::Keks;
+use trunkline::store::memory::MemoryEngine;
+use trunkline::store::{
+    Change, Enqueued, NewMessage, NewSession, SessionRecord, SessionStore, Step, Store,
+    StoreOptions, TokenKind, WorkspaceStore,
+};
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Fails a test that waits for something that does not come.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("this should have happened by now")
+}
+
+/// A session layer that does as it is told and remembers it.
+#[derive(Debug, Default)]
+pub(crate) struct Obedient {
+    pub(crate) live: Mutex<HashMap<SessionName, Live>>,
+    /// What the next pairing goes through; without it, pairing is illegal.
+    pub(crate) pairing: Mutex<Option<Vec<PairingProgress>>>,
+    /// Told when a pairing's client has left.
+    pub(crate) left: Arc<tokio::sync::Notify>,
+}
+
+impl Obedient {
+    fn set(&self, name: &SessionName, connection: Connection) {
+        let live = Live {
+            connection,
+            traffic: Traffic::default(),
+        };
+        self.live.lock().unwrap().insert(name.clone(), live);
+    }
+}
+
+#[async_trait]
+impl Sessions for Obedient {
+    fn providers(&self) -> Vec<String> {
+        vec!["multidevice".to_owned()]
+    }
+
+    fn live(&self, session: &SessionName) -> Option<Live> {
+        self.live.lock().unwrap().get(session).cloned()
+    }
+
+    async fn create(
+        &self,
+        workspace: &WorkspaceStore,
+        new: NewSession,
+    ) -> Result<SessionRecord, ApiError> {
+        let record = workspace.sessions().create(new).await?;
+        self.set(&record.name, Connection::Unpaired);
+        Ok(record)
+    }
+
+    async fn start(&self, session: &SessionName) -> Result<(), ApiError> {
+        if session.session.as_str() == "dead" {
+            return Err(ApiError::precondition(
+                Reason::SessionLoggedOut,
+                session.to_string(),
+                "the provider ended the link",
+            ));
+        }
+        self.set(session, Connection::Connecting);
+        Ok(())
+    }
+
+    async fn stop(&self, session: &SessionName) -> Result<(), ApiError> {
+        self.set(session, Connection::Stopped);
+        Ok(())
+    }
+
+    async fn restart(&self, session: &SessionName) -> Result<(), ApiError> {
+        self.start(session).await
+    }
+
+    async fn logout(&self, session: &SessionName) -> Result<(), ApiError> {
+        self.set(session, Connection::Unpaired);
+        Ok(())
+    }
+
+    async fn pair(
+        &self,
+        session: &SessionName,
+        _by: PairBy,
+    ) -> Result<mpsc::Receiver<PairingProgress>, ApiError> {
+        let Some(steps) = self.pairing.lock().unwrap().take() else {
+            return Err(ApiError::precondition(
+                Reason::SessionAlreadyPaired,
+                session.to_string(),
+                "the session is paired already",
+            ));
+        };
+        let (tx, rx) = mpsc::channel(16);
+        let left = Arc::clone(&self.left);
+        tokio::spawn(async move {
+            for step in steps {
+                let _ = tx.send(step).await;
+            }
+            tx.closed().await;
+            left.notify_one();
+        });
+        Ok(rx)
+    }
+
+    async fn submit(
+        &self,
+        session: &SessionStore,
+        submission: Submission,
+    ) -> Result<Enqueued, ApiError> {
+        let Content::Text { text } = &submission.content else {
+            return Err(ApiError::new(Reason::UnsupportedContent, "only text"));
+        };
+        assert_ne!(text, "panic", "asked to");
+        let new = NewMessage {
+            request_id: submission.request_id,
+            body: submission.body,
+            stanza_id: format!("3EB0{}", uuid::Uuid::new_v4().simple()),
+            encoded: text.as_bytes().to_vec(),
+            to: submission.to,
+            content: submission.content,
+            priority: submission.priority,
+            send_after: submission.send_after,
+            expire_at: submission.expire_at,
+        };
+        Ok(session.outbox().enqueue(new).await?)
+    }
+
+    async fn cancel(
+        &self,
+        session: &SessionStore,
+        message: MessageId,
+    ) -> Result<OutboundMessage, ApiError> {
+        let step = Step::to(MessageState::Canceled, Timestamp(1));
+        let (message, _) = session.outbox().transition(message, step).await?;
+        Ok(message)
+    }
+}
+
+/// Adds a bearer token to every call.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(pub(crate) Option<String>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+pub(crate) type Wire = InterceptedService<Channel, Bearer>;
+
+/// A running server with its store.
+pub(crate) struct World {
+    pub(crate) server: ApiServer,
+    pub(crate) store: Store,
+    pub(crate) sessions: Arc<Obedient>,
+    pub(crate) clock: ManualClock,
+    pub(crate) engine: Arc<MemoryEngine>,
+    /// An administrator's token.
+    pub(crate) token: String,
+}
+
+/// A client of every service with one token.
+pub(crate) struct Client {
+    pub(crate) workspaces: pb::workspace_service_client::WorkspaceServiceClient<Wire>,
+    pub(crate) sessions: pb::session_service_client::SessionServiceClient<Wire>,
+    pub(crate) messages: pb::message_service_client::MessageServiceClient<Wire>,
+    pub(crate) events: pb::event_service_client::EventServiceClient<Wire>,
+    pub(crate) subscriptions: pb::subscription_service_client::SubscriptionServiceClient<Wire>,
+    pub(crate) tokens: pb::token_service_client::TokenServiceClient<Wire>,
+}
+
+impl Client {
+    pub(crate) fn new(channel: &Channel, token: Option<&str>) -> Self {
+        let bearer = || Bearer(token.map(str::to_owned));
+        macro_rules! client {
+            ($module:ident, $client:ident) => {
+                pb::$module::$client::with_interceptor(channel.clone(), bearer())
+            };
+        }
+        Self {
+            workspaces: client!(workspace_service_client, WorkspaceServiceClient),
+            sessions: client!(session_service_client, SessionServiceClient),
+            messages: client!(message_service_client, MessageServiceClient),
+            events: client!(event_service_client, EventServiceClient),
+            subscriptions: client!(subscription_service_client, SubscriptionServiceClient),
+            tokens: client!(token_service_client, TokenServiceClient),
+        }
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::over(Arc::new(MemoryEngine::new()), |_| {}).await
+    }
+
+    /// A server over rows that may be there already.
+    pub(crate) async fn over(
+        engine: Arc<MemoryEngine>,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> Self {
+        let clock = ManualClock::at(SystemClock::new().now());
+        let store = Store::open(StoreOptions {
+            engine: Arc::clone(&engine) as _,
+            keks: Keks::ephemeral([7; 32]),
+            clock: Arc::new(clock.clone()),
+            entropy: Entropy::from_system().unwrap(),
+            release: "test".to_owned(),
+        })
+        .await
+        .unwrap();
+        let sessions = Arc::new(Obedient::default());
+        let mut options = ServerOptions::new(
+            store.clone(),
+            Arc::clone(&sessions) as _,
+            Arc::new(SystemClock::new()),
+        );
+        options.progress_every = Duration::from_millis(50);
+        change(&mut options);
+        let server = ApiServer::bind(options).await.unwrap();
+        let administrator = store
+            .tokens()
+            .create(TokenKind::Administrator, "test")
+            .await
+            .unwrap();
+        let token = secrecy::ExposeSecret::expose_secret(&administrator.secret).to_owned();
+        Self {
+            server,
+            store,
+            sessions,
+            clock,
+            engine,
+            token,
+        }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        let address = self.server.tcp().unwrap();
+        Channel::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    /// A client with the administrator's token.
+    pub(crate) async fn client(&self) -> Client {
+        Client::new(&self.channel().await, Some(&self.token))
+    }
+
+    pub(crate) async fn workspace(&self) -> WorkspaceStore {
+        let id = WorkspaceId::default_workspace();
+        self.store.workspace(&id).await.unwrap()
+    }
+
+    /// Creates a session in `default`.
+    pub(crate) async fn session(&self, id: &str) -> SessionStore {
+        let mut client = self.client().await;
+        create_session(&mut client, "workspaces/default", id)
+            .await
+            .unwrap();
+        let id = SessionId::new(id).unwrap();
+        self.workspace().await.session(&id).await.unwrap()
+    }
+}
+
+pub(crate) async fn create_session(
+    client: &mut Client,
+    parent: &str,
+    id: &str,
+) -> Result<pb::Session, Status> {
+    let request = pb::CreateSessionRequest {
+        parent: parent.to_owned(),
+        session_id: id.to_owned(),
+        request_id: fresh(),
+        ..Default::default()
+    };
+    let response = client.sessions.create_session(request).await?;
+    Ok(response.into_inner().session.unwrap())
+}
+
+/// Journals a message from `chat`.
+pub(crate) async fn arrive(session: &SessionStore, chat: &str, stanza_id: &str, at: Timestamp) {
+    let person = Person {
+        lid: Some(format!("{chat}@lid")),
+        ..Person::default()
+    };
+    let message = InboundMessage {
+        chat: person.clone(),
+        sender: person,
+        from_me: false,
+        stanza_id: stanza_id.to_owned(),
+        sent_at: at,
+        push_name: None,
+        content: Content::Text {
+            text: format!("text of {stanza_id}"),
+        },
+        quoted: None,
+    };
+    let event = NewEvent {
+        at,
+        payload: Payload::Message {
+            message,
+            recovers: None,
+        },
+        dedup: Some(DedupKey {
+            chat: chat.to_owned(),
+            sender: chat.to_owned(),
+            stanza_id: stanza_id.to_owned(),
+            kind: "message".to_owned(),
+        }),
+    };
+    session.apply(vec![Change::Event(event)]).await.unwrap();
+}
+
+/// The stanza id of a message event.
+pub(crate) fn stanza(event: &pb::Event) -> String {
+    match event.payload.as_ref().unwrap() {
+        pb::event::Payload::Message(message) => message.stanza_id.clone(),
+        other => panic!("not a message: {other:?}"),
+    }
+}
+
+/// A `request_id` nobody used.
+pub(crate) fn fresh() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Checks an error: its code, the reason in `ErrorInfo`, and the field `BadRequest` names (if any).
+#[track_caller]
+pub(crate) fn check<T: std::fmt::Debug>(
+    outcome: Result<T, Status>,
+    code: Code,
+    reason: &str,
+    field: Option<&str>,
+) -> Status {
+    let status = outcome.unwrap_err();
+    let details = status.get_error_details();
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+    assert_eq!(
+        (status.code(), info.reason.as_str(), info.domain.as_str()),
+        (code, reason, "trunkline"),
+        "{status:?}"
+    );
+    let named = details
+        .bad_request()
+        .map(|bad| bad.field_violations[0].field.as_str());
+    assert_eq!(named, field, "{status:?}");
+    if code == Code::FailedPrecondition {
+        assert!(details.precondition_failure().is_some(), "{status:?}");
+    }
+    if code == Code::Unavailable {
+        assert!(details.retry_info().is_some(), "{status:?}");
+    }
+    assert!(!status.message().is_empty());
+    status
+}

@@ -1,0 +1,16 @@
+//! The gRPC API over a real listener and the memory engine; the session layer is a stand-in that obeys.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod access;
+mod harness;
+mod messages;
+mod pull;
+mod requests;
+mod serving;
+mod sessions;
+mod watch;

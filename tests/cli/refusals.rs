@@ -1,0 +1,195 @@
+//! Rubbish in: one line that names the field and the fix, and an exit code for scripts.
+
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+
+fn trunkline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.env_clear();
+    command
+}
+
+#[track_caller]
+fn refuses(output: &Output, code: i32, parts: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+fn config(folder: &Path, text: &str) -> std::path::PathBuf {
+    let file = folder.join("trunkline.toml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn a_configuration_is_checked_as_the_daemon_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = config(
+        dir.path(),
+        "[listen]\ngprc = \"127.0.0.1:1\"\n[store]\ncache = 1\n",
+    );
+    for command in [["config", "check"].as_slice(), &["serve"]] {
+        let output = trunkline()
+            .args(command)
+            .arg("--config")
+            .arg(&bad)
+            .output()
+            .unwrap();
+        refuses(
+            &output,
+            78,
+            &[
+                "2 problems",
+                "trunkline.toml:2",
+                "did you mean listen.grpc?",
+                "store.cache",
+            ],
+        );
+    }
+    let good = config(dir.path(), "[stall]\nsilence = \"30s\"\n");
+    let output = trunkline()
+        .args(["config", "check", "--config"])
+        .arg(&good)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let json = trunkline()
+        .args(["config", "check", "--output", "json", "--config"])
+        .arg(&good)
+        .output()
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["stall"]["silence"], "30s");
+}
+
+#[test]
+fn a_variable_can_be_wrong_too() {
+    let output = trunkline()
+        .args(["config", "check"])
+        .env("TRUNKLINE_STALL_SILENCE", "forever")
+        .output()
+        .unwrap();
+    refuses(
+        &output,
+        78,
+        &["TRUNKLINE_STALL_SILENCE", "stall.silence", "30s"],
+    );
+}
+
+#[test]
+fn the_schema_is_printed_for_editors() {
+    let output = trunkline().args(["config", "schema"]).output().unwrap();
+    assert!(output.status.success());
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema["properties"]["listen"].is_object());
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("none.sock");
+    let output = trunkline()
+        .args(["session", "list", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    refuses(
+        &output,
+        69,
+        &["none.sock", "no such socket", "trunkline serve"],
+    );
+
+    // Somebody was there once.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let output = trunkline()
+        .args(["session", "list", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    refuses(&output, 69, &["nobody listens"]);
+
+    let output = trunkline()
+        .current_dir(dir.path())
+        .args(["session", "list", "--state-dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    refuses(
+        &output,
+        69,
+        &["no daemon found", "trunkline.sock", "--socket"],
+    );
+
+    let output = trunkline()
+        .args(["session", "list", "--endpoint", "http://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    refuses(&output, 69, &["no daemon answers at http://127.0.0.1:1"]);
+    let output = trunkline()
+        .args(["session", "list", "--endpoint", "localhost"])
+        .output()
+        .unwrap();
+    refuses(&output, 2, &["--endpoint", "http://127.0.0.1:7433"]);
+}
+
+#[test]
+fn the_command_line_itself_can_be_wrong() {
+    for (arguments, part) in [
+        (["session", "fly"].as_slice(), "unrecognized subcommand"),
+        (&["events", "--type", "gossip"], "message_status"),
+        (&["send", "--timeout", "soon", "+15551234567", "x"], "30s"),
+        (
+            &["session", "create", "x", "--label", "nonsense"],
+            "team=support",
+        ),
+    ] {
+        refuses(&trunkline().args(arguments).output().unwrap(), 2, &[part]);
+    }
+}
+
+#[test]
+fn a_simulator_build_refuses_the_real_whatsapp_and_leaves_no_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let output = trunkline()
+        .arg("serve")
+        .arg("--state-dir")
+        .arg(&state)
+        .output()
+        .unwrap();
+    refuses(
+        &output,
+        78,
+        &["multidevice.endpoint", "is not loopback", "simulator"],
+    );
+    assert!(!state.exists());
+}
+
+#[test]
+fn key_files_that_cannot_be_used_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let kek = dir.path().join("kek");
+    let text = format!(
+        "[listen]\ngrpc = \"127.0.0.1:0\"\nops = \"off\"\n[multidevice]\nendpoint = \"wss://127.0.0.1:9/ws\"\n[keys]\nsource = \"file\"\nfile = \"{}\"\n",
+        kek.display()
+    );
+    let file = config(dir.path(), &text);
+    let serve = || {
+        trunkline()
+            .args(["serve", "--config"])
+            .arg(&file)
+            .arg("--state-dir")
+            .arg(dir.path().join("state"))
+            .output()
+            .unwrap()
+    };
+    refuses(&serve(), 78, &["kek", "head -c 32 /dev/urandom"]);
+    std::fs::write(&kek, "short").unwrap();
+    refuses(&serve(), 78, &["kek"]);
+}

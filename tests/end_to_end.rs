@@ -1,0 +1,136 @@
+//! A newcomer's first hour, by machine: the daemon as a process of its own, a simulated WhatsApp in this
+//! one. Pair, talk both ways with receipts, stop, start again.
+
+#![cfg(feature = "simulator")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should fail"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::core::{self, Paired};
+use support::daemon::Daemon;
+use support::eventually;
+use trunkline::pb;
+use trunkline_simulator::{NewAccount, Simulator, SimulatorConfig};
+
+const NUMBER: &str = "+2348030000001";
+const CUSTOMER: &str = "+2348030000002";
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn state(message: &pb::Message) -> pb::MessageState {
+    message.state()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_paired_talks_both_ways_and_survives_a_restart() {
+    let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
+    let phone = simulator
+        .create_account(NewAccount::new(NUMBER, "Shop"))
+        .unwrap();
+    let customer = simulator
+        .create_account(NewAccount::new(CUSTOMER, "Ada"))
+        .unwrap();
+    let mut daemon = Daemon::prepare(&simulator.ws_url(), "");
+    daemon.start().await;
+    let channel = daemon.channel().await.unwrap();
+
+    // Pair: the phone scans what the stream shows.
+    core::create_session(&channel, "main").await;
+    let paired = core::pair(&channel, "main", |qr| {
+        phone.scan_qr(qr).unwrap();
+    })
+    .await;
+    assert!(matches!(paired, Paired::Linked), "{paired:?}");
+    eventually("the session is online", PATIENCE, async || {
+        core::is_online(&channel, "main").await
+    })
+    .await;
+    let session = core::session(&channel, "main").await.unwrap();
+    assert_eq!(session.login(), pb::LoginState::Paired);
+    assert_eq!(session.account.unwrap().phone.as_deref(), Some(NUMBER));
+
+    // Out: accepted, delivered, read; the same request again is the same message.
+    let request = core::text_to("main", CUSTOMER, "good morning");
+    let sent = core::send(&channel, &request).await.unwrap();
+    let again = core::send(&channel, &request).await.unwrap();
+    assert_eq!(
+        (&sent.name, &sent.stanza_id),
+        (&again.name, &again.stanza_id)
+    );
+    eventually("it is delivered", PATIENCE, async || {
+        let message = core::message(&channel, &sent.name).await.unwrap();
+        state(&message) == pb::MessageState::Delivered
+    })
+    .await;
+    customer.mark_read(std::slice::from_ref(&sent.stanza_id));
+    eventually("it is read", PATIENCE, async || {
+        let message = core::message(&channel, &sent.name).await.unwrap();
+        state(&message) == pb::MessageState::Read
+    })
+    .await;
+    let shown: Vec<String> = customer.inbox().into_iter().map(|m| m.text).collect();
+    assert_eq!(shown, ["good morning"]);
+
+    // In: one event, with the text and the sender under every name known.
+    let stanza_id = customer.send_text(NUMBER, "thank you").unwrap();
+    eventually("it is in the journal", PATIENCE, async || {
+        let journal = core::journal(&channel).await.unwrap();
+        core::arrivals(&journal).contains_key(&stanza_id)
+    })
+    .await;
+    let journal = core::journal(&channel).await.unwrap();
+    let arrived = journal
+        .iter()
+        .find_map(|event| match &event.payload {
+            Some(pb::event::Payload::Message(m)) if m.stanza_id == stanza_id => Some(m),
+            _ => None,
+        })
+        .unwrap();
+    let sender = arrived.sender.as_ref().unwrap();
+    assert_eq!(sender.phone.as_deref(), Some(CUSTOMER));
+    assert!(sender.lid.is_some(), "{sender:?}");
+    let text = match arrived.content.as_ref().and_then(|c| c.content.as_ref()) {
+        Some(pb::content::Content::Text(text)) => text.text.as_str(),
+        other => panic!("not a text: {other:?}"),
+    };
+    assert_eq!(text, "thank you");
+
+    // An orderly stop, a message meanwhile, and back without pairing.
+    drop(channel);
+    assert_eq!(daemon.stop().await, Some(0), "{}", daemon.log());
+    let missed = customer.send_text(NUMBER, "are you there?").unwrap();
+    daemon.start().await;
+    let channel = daemon.channel().await.unwrap();
+    eventually("what was missed arrives", PATIENCE, async || {
+        let journal = core::journal(&channel).await.unwrap();
+        core::arrivals(&journal).contains_key(&missed)
+    })
+    .await;
+
+    // The whole story, once each, in order, and nothing WhatsApp would have refused.
+    let journal = core::journal(&channel).await.unwrap();
+    assert!(core::arrivals(&journal).values().all(|ids| ids.len() == 1));
+    assert!(
+        journal
+            .windows(2)
+            .all(|pair| pair[0].revision < pair[1].revision)
+    );
+    let violations = simulator.ledger();
+    assert!(
+        violations.violations().is_empty(),
+        "{:?}",
+        violations.violations()
+    );
+    assert_eq!(daemon.stop().await, Some(0));
+    let log = daemon.log();
+    assert!(
+        !log.contains("234803000000"),
+        "a phone number is in the log:\n{log}"
+    );
+    simulator.shutdown().await;
+}

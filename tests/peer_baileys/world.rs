@@ -1,0 +1,122 @@
+//! A simulated WhatsApp with two people, and the Baileys clients that are linked to them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use trunkline_simulator::{Account, Fact, NewAccount, Simulator, SimulatorConfig, Truth};
+
+use crate::peer::Peer;
+
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// A simulator, a person who uses Baileys, and a person with a phone.
+pub(crate) struct World {
+    pub(crate) simulator: Simulator,
+    pub(crate) shop: Account,
+    pub(crate) customer: Account,
+    pub(crate) files: TempDir,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
+        let shop = simulator
+            .create_account(NewAccount::new("+15550100001", "Corner Shop"))
+            .unwrap();
+        let customer = simulator
+            .create_account(NewAccount::new("+15550100002", "Ada Customer"))
+            .unwrap();
+        Self {
+            simulator,
+            shop,
+            customer,
+            files: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn root_key(&self) -> String {
+        hex::encode(self.simulator.root_public_key())
+    }
+
+    /// A Baileys that connects with the credentials kept under `name`, if there are any.
+    pub(crate) async fn baileys(&self, name: &str) -> Peer {
+        let mut peer = Peer::spawn("baileys", name).await;
+        let url = self.simulator.ws_url();
+        peer.start(&url, &self.root_key(), self.files.path()).await;
+        peer
+    }
+
+    /// A Baileys that was linked to this account by QR and is open.
+    pub(crate) async fn linked_baileys(&self, account: &Account, name: &str) -> Peer {
+        let mut peer = self.baileys(name).await;
+        let qr = peer.event("qr", |_| true).await;
+        account.scan_qr(qr["payload"].as_str().unwrap()).unwrap();
+        let restart = peer.event("close", |_| true).await;
+        assert_eq!(restart["code"], 515, "after pairing: {restart}");
+        peer.event("open", |_| true).await;
+        // It holds messages back until its phone has sent history, or for 20 s.
+        peer.event("history", |e| e["type"] == "INITIAL_BOOTSTRAP")
+            .await;
+        peer.event("synced", |_| true).await;
+        peer
+    }
+
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Truth<'_>) -> bool) {
+        if self
+            .simulator
+            .wait_until(condition, PATIENCE)
+            .await
+            .is_err()
+        {
+            self.fail(&format!("not true in time: {what}"));
+        }
+    }
+
+    /// Nothing any client did may be something that WhatsApp would refuse, or that the simulator
+    /// does not know: an unknown request is a gap of the simulator, and fails here first.
+    pub(crate) fn assert_clean(&self) {
+        self.assert_without(|fact| {
+            matches!(
+                fact,
+                Fact::Violation { .. } | Fact::Unknown { .. } | Fact::ProtocolError { .. }
+            )
+        });
+    }
+
+    /// The same where a client was killed: its last connection may end within a handshake or frame.
+    pub(crate) fn assert_clean_but_cut(&self) {
+        self.assert_without(|fact| matches!(fact, Fact::Violation { .. } | Fact::Unknown { .. }));
+    }
+
+    fn assert_without(&self, odd: impl Fn(&Fact) -> bool) {
+        let ledger = self.simulator.ledger();
+        let found: Vec<&Fact> = ledger.facts().filter(|fact| odd(fact)).collect();
+        if !found.is_empty() {
+            self.fail(&format!("the simulator objected: {found:#?}"));
+        }
+    }
+
+    pub(crate) fn fail(&self, what: &str) -> ! {
+        let ledger = self.simulator.ledger();
+        let facts: Vec<String> = ledger
+            .entries()
+            .iter()
+            .map(|entry| format!("{entry:?}"))
+            .collect();
+        let tail = &facts[facts.len().saturating_sub(80)..];
+        panic!("{what}\nthe simulator's ledger:\n  {}", tail.join("\n  "));
+    }
+}
+
+pub(crate) fn jid(phone: &str) -> String {
+    format!("{phone}@s.whatsapp.net")
+}
+
+pub(crate) fn is_text(text: &str) -> impl Fn(&Value) -> bool {
+    move |event| event["text"] == text
+}
+
+pub(crate) fn is_status(id: &str, status: &str) -> impl Fn(&Value) -> bool {
+    move |event| event["key"]["id"] == id && event["status"] == status
+}

@@ -1,0 +1,169 @@
+// A Baileys client behind the line protocol of ../README.md.
+
+import { createInterface } from 'node:readline'
+
+// Libraries print on stdout; that channel belongs to the protocol.
+for (const method of ['log', 'info', 'debug', 'trace']) {
+	console[method] = (...args) => console.error(...args)
+}
+
+const { stayOnLoopback } = await import('./loopback.mjs')
+stayOnLoopback()
+const { baileys, trustRoot } = await import('./strict.mjs')
+const { default: pino } = await import('pino')
+
+const { makeWASocket, useMultiFileAuthState, DisconnectReason, proto, extractMessageContent } = baileys
+
+const logger = pino({ level: process.env.PEER_LOG ?? 'warn' }, pino.destination(2))
+
+// Fixed, so that nothing asks the network for the newest one.
+const VERSION = [2, 3000, 1043857760]
+
+const emit = (event, fields = {}) => process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`)
+
+/** What `start` was given, kept for the reconnect after pairing. */
+let target
+let socket
+let connection = 'none'
+/** Resolves when everything that was to be saved is on disk. */
+let saved = Promise.resolve()
+
+const open = async () => {
+	const { state, saveCreds } = await useMultiFileAuthState(target.authDir)
+	const sock = makeWASocket({
+		auth: state,
+		version: VERSION,
+		waWebSocketUrl: target.wsUrl,
+		logger,
+		getMessage: async () => undefined
+	})
+	socket = sock
+	connection = 'connecting'
+
+	sock.ev.on('creds.update', update => {
+		saved = saved.then(saveCreds).catch(report)
+		if (update.accountSyncCounter) {
+			emit('synced')
+		}
+	})
+	sock.ev.on('connection.update', update => onConnection(sock, update))
+	sock.ev.on('messages.upsert', ({ messages, type }) => messages.forEach(m => onMessage(m, type)))
+	sock.ev.on('messages.update', updates => updates.forEach(onStatus))
+	sock.ev.on('messaging-history.set', ({ syncType, chats, messages }) =>
+		emit('history', {
+			type: proto.HistorySync.HistorySyncType[syncType],
+			chats: chats.length,
+			messages: messages.length
+		})
+	)
+}
+
+const onConnection = (sock, { connection: now, qr, lastDisconnect }) => {
+	if (sock !== socket) {
+		return
+	}
+	if (qr) {
+		emit('qr', { payload: qr })
+	}
+	if (now === 'open') {
+		connection = 'open'
+		emit('open', { me: identity() })
+	}
+	if (now === 'close') {
+		connection = 'closed'
+		const error = lastDisconnect?.error
+		const code = error?.output?.statusCode ?? null
+		const restarts = code === DisconnectReason.restartRequired
+		emit('close', { code, message: error?.message ?? '', restarts })
+		if (restarts) {
+			saved.then(open).catch(report)
+		}
+	}
+}
+
+const onMessage = (message, upsert) => {
+	const content = extractMessageContent(message.message)
+	const text = content?.conversation ?? content?.extendedTextMessage?.text
+	if (text !== undefined && text !== null) {
+		emit('message', { key: message.key, text, pushName: message.pushName ?? null, upsert })
+	}
+	// A status that comes while events are buffered is folded into the message itself.
+	onStatus({ key: message.key, update: message })
+}
+
+const onStatus = ({ key, update }) => {
+	if (update.status !== undefined && update.status !== null) {
+		emit('status', { key, status: proto.WebMessageInfo.Status[update.status] })
+	}
+}
+
+const identity = () => {
+	const me = socket?.user
+	return me ? { id: me.id, lid: me.lid ?? null } : null
+}
+
+const connected = () => {
+	if (connection !== 'open') {
+		throw new Error(`not connected: ${connection}`)
+	}
+	return socket
+}
+
+const commands = {
+	async start({ wsUrl, rootKeyHex, authDir }) {
+		if (connection !== 'none' && connection !== 'closed') {
+			throw new Error(`already started: ${connection}`)
+		}
+		trustRoot(rootKeyHex)
+		target = { wsUrl, authDir }
+		await open()
+		return {}
+	},
+	async sendText({ jid, text }) {
+		const sent = await connected().sendMessage(jid, { text })
+		return { key: sent.key }
+	},
+	async read({ keys }) {
+		await connected().readMessages(keys)
+		return {}
+	},
+	async status() {
+		return { connection, me: identity() }
+	},
+	async logout() {
+		await connected().logout()
+		return {}
+	},
+	async stop() {
+		await socket?.end(undefined)
+		await saved
+		return {}
+	}
+}
+
+const report = error => emit('error', { message: error?.stack ?? String(error) })
+
+const handle = async line => {
+	const { id, command, ...args } = JSON.parse(line)
+	try {
+		if (!Object.hasOwn(commands, command)) {
+			throw new Error(`unknown command ${JSON.stringify(command)}`)
+		}
+		emit('reply', { id, result: await commands[command](args) })
+	} catch (error) {
+		emit('reply', { id, error: error?.message ?? String(error) })
+	}
+	if (command === 'stop') {
+		process.exit(0)
+	}
+}
+
+process.on('unhandledRejection', report)
+process.on('uncaughtException', report)
+
+const lines = createInterface({ input: process.stdin })
+lines.on('line', line => handle(line).catch(report))
+// Whoever drove this is gone.
+lines.on('close', () => process.exit(0))
+
+emit('ready', {})

@@ -1,0 +1,127 @@
+//! Every way a connection ends has its cause.
+
+use std::time::Duration;
+
+use trunkline::domain::session::Cause;
+use trunkline::provider::contract::ProbeError;
+use trunkline_simulator::Fault;
+
+use crate::world::{World, impatient};
+
+fn code_of(cause: &Cause) -> Option<u32> {
+    match cause {
+        Cause::Transient { code, .. } => *code,
+        other => panic!("not transient: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_of_an_open_connection_have_their_causes() {
+    let (mut world, mut run) = World::online(|_| {}).await;
+    let stream_error = |code| Fault::StreamError { code };
+    let harmless = [
+        (Fault::Close, Cause::Recycled),
+        (stream_error(515), Cause::RestartRequired),
+        (stream_error(429), Cause::RateLimited),
+        (Fault::Replaced, Cause::Replaced),
+        (stream_error(409), Cause::Replaced),
+    ];
+    for (fault, cause) in harmless {
+        world.fault(fault.clone(), None);
+        match run.ended().await {
+            // What was still on its way when the server closed makes the kernel send a reset.
+            Cause::Transient { code: None, .. } if fault == Fault::Close => {}
+            ended => assert_eq!(ended, cause, "{fault:?}"),
+        }
+        world.reopen().await;
+        run = world.login();
+        world.sink.online().await;
+    }
+    for (fault, code) in [
+        (stream_error(503), Some(503)),
+        (stream_error(500), Some(500)),
+        (Fault::XmlNotWellFormed, None),
+    ] {
+        world.fault(fault.clone(), None);
+        assert_eq!(code_of(&run.ended().await), code, "{fault:?}");
+        world.reopen().await;
+        run = world.login();
+        world.sink.online().await;
+    }
+    world.fault(stream_error(401), None);
+    assert_eq!(run.ended().await, Cause::LoggedOut { code: 401 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_logins_have_their_causes() {
+    let (world, run) = World::online(|_| {}).await;
+    assert_eq!(run.stop().await, Cause::Requested);
+    let refuse = |reason, code, expire| {
+        let fault = Fault::ConnectFailure {
+            reason,
+            code,
+            expire,
+        };
+        world.fault(fault, Some(1));
+        world.login().ended()
+    };
+    for reason in [401, 403, 406] {
+        let cause = refuse(reason, None, None).await;
+        assert_eq!(
+            cause,
+            Cause::LoggedOut {
+                code: u32::from(reason)
+            }
+        );
+    }
+    assert_eq!(refuse(405, None, None).await, Cause::Outdated);
+    assert_eq!(refuse(429, None, None).await, Cause::RateLimited);
+    for reason in [500, 503, 409] {
+        let cause = refuse(reason, None, None).await;
+        assert_eq!(code_of(&cause), Some(u32::from(reason)));
+    }
+    match refuse(402, Some(104), Some(3600)).await {
+        Cause::Banned {
+            code: 104,
+            until: Some(_),
+        } => {}
+        other => panic!("{other:?}"),
+    }
+    let run = world.login();
+    world.sink.online().await;
+    assert_eq!(run.stop().await, Cause::Requested, "credentials survived");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_server_is_noticed_before_and_after_login() {
+    let (world, run) = World::online(impatient).await;
+    assert_eq!(world.line.probe(Duration::from_secs(5)).await, Ok(()));
+    world.fault(Fault::Silence, None);
+    assert_eq!(
+        world.line.probe(Duration::from_millis(300)).await,
+        Err(ProbeError::Silent)
+    );
+    assert_eq!(run.ended().await, Cause::Stalled);
+    assert_eq!(world.login().ended().await, Cause::LoginTimeout);
+    world.simulator.clear_faults();
+    let run = world.login();
+    world.sink.online().await;
+    assert_eq!(run.stop().await, Cause::Requested);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_reached_is_transient_and_says_why() {
+    let (world, run) = World::online(|_| {}).await;
+    assert_eq!(run.stop().await, Cause::Requested);
+    world.fault(Fault::RefuseTcp, Some(1));
+    match world.login().ended().await {
+        Cause::Transient { code: None, detail } => {
+            assert!(detail.contains("cannot connect"), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        world.line.probe(Duration::from_secs(1)).await,
+        Err(ProbeError::NotConnected)
+    );
+}
