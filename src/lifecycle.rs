@@ -102,6 +102,8 @@ impl Signals {
 
     /// Drives `shutdown` and `reload` for as long as the process lives.
     pub async fn drive(mut self, shutdown: Shutdown, reload: Arc<Notify>) {
+        // Draining may have begun without a signal; only a repeated one says that patience is over.
+        let mut asked = false;
         loop {
             let name = tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",
@@ -112,11 +114,12 @@ impl Signals {
                     continue;
                 }
             };
-            if shutdown.soft().is_cancelled() {
+            if asked {
                 tracing::warn!(signal = name, "second signal: stopping without waiting");
                 shutdown.abandon();
             } else {
                 tracing::info!(signal = name, "draining; a second signal stops at once");
+                asked = true;
                 shutdown.drain();
             }
         }

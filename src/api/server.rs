@@ -250,10 +250,6 @@ impl ApiServer {
             tracing::warn!("some calls did not end in time and are cut off");
         }
         self.tasks.shutdown().await;
-        if let Some(path) = self.socket.take() {
-            // A socket file that is left over is replaced at the next start.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -261,6 +257,10 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.stop.cancel();
         self.close.cancel();
+        if let Some(path) = self.socket.take() {
+            // A socket file that is left over is replaced at the next start.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
