@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use tokio_util::sync::CancellationToken;
 use trunkline::domain::clock::{Entropy, SystemClock};
+use trunkline::domain::event::NewEvent;
 use trunkline::domain::ids::{SessionId, WorkspaceId};
 use trunkline::domain::session::{Cause, Desired};
 use trunkline::provider::contract::{Arrival, CommitError, Mode, Provider as _, Seq, Signal, Sink};
@@ -54,6 +55,10 @@ impl Sink for Quiet {
     fn signal(&self, signal: Signal) {
         self.0.lock().unwrap().push(signal);
     }
+    async fn knows(&self, _: &NewEvent) -> Result<bool, CommitError> {
+        Ok(false)
+    }
+
     async fn sent_message(&self, _: &str) -> Result<Option<Vec<u8>>, CommitError> {
         Ok(None)
     }

@@ -260,6 +260,9 @@ pub enum Arrival {
     },
 }
 
+/// [`DedupKey::kind`] of [`crate::domain::event::Payload::Message`].
+pub const MESSAGE: &str = "message";
+
 /// [`DedupKey::kind`] of [`crate::domain::event::Payload::Undecryptable`]: with the chat, sender and
 /// stanza id of the message that is recovered later, it leads from the message to its report.
 pub const UNDECRYPTABLE: &str = "undecryptable";
@@ -298,6 +301,13 @@ pub trait Sink: Send + Sync {
 
     /// Reports progress; never blocks.
     fn signal(&self, signal: Signal);
+
+    /// Whether `event` would be a repetition of one in the journal, by its dedup key, the names in its
+    /// payload and the provider's time of it.
+    ///
+    /// # Errors
+    /// [`CommitError`] when the journal cannot be read.
+    async fn knows(&self, event: &NewEvent) -> Result<bool, CommitError>;
 
     /// The encoded message of an earlier send, to answer a retry receipt; `None` when unknown.
     async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError>;

@@ -248,15 +248,23 @@ impl Inbound {
             *recovers = known;
             return Ok(());
         }
-        let key = DedupKey {
-            chat: message.chat.canonical().to_owned(),
-            sender: message.sender.canonical().to_owned(),
-            stanza_id: message.stanza_id.clone(),
-            kind: UNDECRYPTABLE.to_owned(),
+        let report = NewEvent {
+            at: event.at,
+            dedup: Some(DedupKey {
+                chat: message.chat.canonical().to_owned(),
+                sender: message.sender.canonical().to_owned(),
+                stanza_id: message.stanza_id.clone(),
+                kind: UNDECRYPTABLE.to_owned(),
+            }),
+            payload: Payload::Undecryptable {
+                chat: message.chat.clone(),
+                sender: message.sender.clone(),
+                stanza_id: message.stanza_id.clone(),
+                reason: String::new(),
+            },
         };
-        let name = self.store.name();
         let journal = self.store.workspace().journal();
-        let found = journal.find(&name.session, &key, None).await?;
+        let found = journal.find(&self.store.name().session, &report).await?;
         *recovers = found.map(|report| report.event_id);
         Ok(())
     }
@@ -346,6 +354,12 @@ impl Sink for Inbound {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             Err(mpsc::error::TrySendError::Full(_)) => self.fail("too many signals were waiting"),
         }
+    }
+
+    async fn knows(&self, event: &NewEvent) -> Result<bool, CommitError> {
+        let journal = self.store.workspace().journal();
+        let found = journal.find(&self.store.name().session, event).await;
+        Ok(found.map_err(|error| commit_error(&error))?.is_some())
     }
 
     async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {

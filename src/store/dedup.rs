@@ -143,15 +143,13 @@ pub(super) fn marks(workspace: &WorkspaceStore, session: u64, event: &NewEvent) 
     )
 }
 
-/// The event an arrival with this key became, if its mark is still there.
+/// The event that `event` would be a repetition of, if its mark is still there.
 pub(super) async fn find(
     workspace: &WorkspaceStore,
     session: u64,
-    key: &DedupKey,
-    sent_at: Option<Timestamp>,
+    event: &NewEvent,
 ) -> Result<Option<Appended>, StoreError> {
-    let names = [(key.chat.clone(), key.sender.clone())];
-    let marks = keys(workspace, session, key, &names, sent_at);
+    let marks = marks(workspace, session, event);
     let scope = &workspace.0.root;
     let all: Vec<_> = marks.leave.into_iter().chain(marks.also).collect();
     let found = scope.engine.get_many(&all).await?;

@@ -19,7 +19,7 @@ use super::scope::{Scope, Txn};
 use super::sweeper;
 use super::workspace::{WorkspaceStore, stored_id};
 use crate::domain::clock::Timestamp;
-use crate::domain::event::{DedupKey, Event, NewEvent, Payload};
+use crate::domain::event::{Event, NewEvent, Payload};
 use crate::domain::ids::{EventId, SessionId};
 
 mod filter;
@@ -227,22 +227,22 @@ impl Journal {
         self.scope().hash(&[b"ordering", ordering_key.as_bytes()])
     }
 
-    /// Finds the event that an arrival with this dedup key became, if it is remembered.
+    /// Finds the event that `event` would be a repetition of, if that is remembered: by its dedup key,
+    /// the names in its payload and the provider's time of it. The rest of it is not looked at.
     ///
     /// # Errors
     /// Only when the store fails.
     pub async fn find(
         &self,
         session: &SessionId,
-        key: &DedupKey,
-        sent_at: Option<Timestamp>,
+        event: &NewEvent,
     ) -> Result<Option<Appended>, StoreError> {
         let number = match self.workspace.sessions().number_of(session).await {
             Ok(number) => number,
             Err(super::errors::LookupError::NotFound { .. }) => return Ok(None),
             Err(super::errors::LookupError::Store(error)) => return Err(error),
         };
-        dedup::find(&self.workspace, number, key, sent_at).await
+        dedup::find(&self.workspace, number, event).await
     }
 
     /// The newest durable revision, and a notification of every later one.

@@ -6,6 +6,7 @@ use trunkline::domain::event::ReceiptKind;
 use trunkline::domain::session::Cause;
 use trunkline_simulator::{Fact, Truth};
 
+use crate::sink::Seen;
 use crate::world::{CUSTOMER, SHOP, World, impatient};
 
 fn confirmed(truth: &Truth<'_>, wanted: &str) -> bool {
@@ -167,5 +168,92 @@ async fn sudden_deaths_neither_lose_nor_double_messages() {
         })
         .await;
     assert!(world.customer.violations().is_empty());
+    assert_eq!(run.stop().await, Cause::Requested);
+}
+
+/// The ratchet step of a message is on disk, the message is not: what a crash between the two leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_whose_key_is_spent_is_reported_and_asked_for_again() {
+    let (mut world, run) = World::online(|_| {}).await;
+    let stanza = world.send(CUSTOMER, "hello").await.unwrap();
+    world
+        .sink
+        .wait("delivered", |seen| {
+            seen.has_receipt(&stanza, ReceiptKind::Delivered)
+        })
+        .await;
+    // A receipt that is not durable yet keeps every acknowledgement back.
+    world.sink.hold(true);
+    world.customer.mark_read(std::slice::from_ref(&stanza));
+    let before = world.sink.look(Seen::dispatched);
+    world
+        .sink
+        .wait("the read receipt", |seen| seen.dispatched() > before)
+        .await;
+    world.sink.lose(true);
+    let id = world.customer.send_text(SHOP, "keep me").unwrap();
+    world
+        .sink
+        .wait("the message was decrypted", |seen| seen.lost == 1)
+        .await;
+    // An orderly end, so that the ratchet step is certainly stored.
+    assert_eq!(run.stop().await, Cause::Requested);
+    assert!(!world.simulator.look(|truth| confirmed(truth, &id)));
+    world.sink.hold(false);
+    world.sink.lose(false);
+
+    world.reopen().await;
+    let run = world.login();
+    world
+        .sink
+        .wait("the message came again", |seen| {
+            seen.messages().any(|m| m.stanza_id == id)
+        })
+        .await;
+    world.sink.look(|seen| {
+        assert!(seen.is_undecryptable(&id), "it was reported first");
+        assert_eq!(seen.messages().filter(|m| m.stanza_id == id).count(), 1);
+    });
+    assert_eq!(run.stop().await, Cause::Requested);
+    assert!(world.simulator.ledger().violations().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_of_a_message_that_was_seen_is_acknowledged_in_silence() {
+    let (mut world, run) = World::online(|_| {}).await;
+    let stanza = world.send(CUSTOMER, "hello").await.unwrap();
+    world
+        .sink
+        .wait("delivered", |seen| {
+            seen.has_receipt(&stanza, ReceiptKind::Delivered)
+        })
+        .await;
+    world.sink.hold(true);
+    world.customer.mark_read(std::slice::from_ref(&stanza));
+    let before = world.sink.look(Seen::dispatched);
+    world
+        .sink
+        .wait("the read receipt", |seen| seen.dispatched() > before)
+        .await;
+    let id = world.customer.send_text(SHOP, "seen").unwrap();
+    world
+        .sink
+        .wait("the message", |seen| {
+            seen.messages().any(|m| m.stanza_id == id)
+        })
+        .await;
+    assert_eq!(run.stop().await, Cause::Requested);
+    assert!(!world.simulator.look(|truth| confirmed(truth, &id)));
+    world.sink.hold(false);
+
+    world.reopen().await;
+    let run = world.login();
+    world
+        .until("confirmed", |truth| confirmed(truth, &id))
+        .await;
+    world.sink.look(|seen| {
+        assert!(!seen.is_undecryptable(&id));
+        assert_eq!(seen.messages().filter(|m| m.stanza_id == id).count(), 1);
+    });
     assert_eq!(run.stop().await, Cause::Requested);
 }

@@ -16,6 +16,10 @@ fn failed(reason: &str) -> Cause {
 async fn a_number_is_linked_by_qr_and_logs_in() {
     let mut world = World::new().await;
     world.pair().await;
+    world.sink.look(|seen| {
+        let told = |signal: &&Signal| matches!(signal, Signal::Paired { .. });
+        assert_eq!(seen.signals.iter().filter(told).count(), 1);
+    });
 
     let run = world.login();
     world.sink.online().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use trunkline::domain::clock::{Clock, SystemClock};
-use trunkline::domain::event::{Payload, ReceiptKind};
+use trunkline::domain::event::{NewEvent, Payload, ReceiptKind};
 use trunkline::domain::message::InboundMessage;
 use trunkline::provider::contract::{Arrival, CommitError, Seq, Signal, Sink};
 use trunkline::store::{Applied, Change, ReceiptArrival, SessionStore};
@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     pub(crate) arrivals: Vec<Arrival>,
     /// Arrivals that the journal recognised as repetitions.
     pub(crate) repeated: usize,
+    /// Arrivals that left no trace, see [`TestSink::lose`].
+    pub(crate) lost: usize,
     dispatched: Seq,
     durable: Seq,
     failed: bool,
@@ -55,6 +57,19 @@ impl Seen {
         })
     }
 
+    /// How many arrivals were queued.
+    pub(crate) fn dispatched(&self) -> Seq {
+        self.dispatched
+    }
+
+    /// Whether a message was reported as one that cannot be read.
+    pub(crate) fn is_undecryptable(&self, stanza: &str) -> bool {
+        self.arrivals.iter().any(|arrival| {
+            matches!(arrival, Arrival::Event(event) if matches!(
+                &event.payload, Payload::Undecryptable { stanza_id, .. } if stanza_id == stanza))
+        })
+    }
+
     pub(crate) fn qr(&self) -> Option<String> {
         self.signals.iter().rev().find_map(|signal| match signal {
             Signal::Qr { payload, .. } => Some(payload.clone()),
@@ -77,6 +92,7 @@ pub(crate) struct TestSink {
     /// While set, queued arrivals wait.
     held: watch::Sender<bool>,
     refuse_commits: AtomicBool,
+    lose_commits: AtomicBool,
     pub(crate) sent: Mutex<HashMap<String, Vec<u8>>>,
 }
 
@@ -111,6 +127,7 @@ impl TestSink {
             queue,
             held: watch::Sender::new(false),
             refuse_commits: AtomicBool::new(false),
+            lose_commits: AtomicBool::new(false),
             sent: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&sink).write(arrivals));
@@ -151,6 +168,12 @@ impl TestSink {
     /// Makes commits fail, or succeed again.
     pub(crate) fn refuse(&self, refuse: bool) {
         self.refuse_commits.store(refuse, Ordering::SeqCst);
+    }
+
+    /// Makes commits succeed without a trace, as if the process died before they reached the disk, or
+    /// do their work again.
+    pub(crate) fn lose(&self, lose: bool) {
+        self.lose_commits.store(lose, Ordering::SeqCst);
     }
 
     /// Forgets the signals of earlier attempts.
@@ -204,6 +227,10 @@ impl Sink for TestSink {
         if self.refuse_commits.load(Ordering::SeqCst) {
             return Err(CommitError("ordered by the test".into()));
         }
+        if self.lose_commits.load(Ordering::SeqCst) {
+            self.seen.send_modify(|seen| seen.lost += batch.len());
+            return Ok(());
+        }
         for arrival in &batch {
             self.journal(arrival).await;
         }
@@ -243,6 +270,14 @@ impl Sink for TestSink {
 
     fn signal(&self, signal: Signal) {
         self.seen.send_modify(|seen| seen.signals.push(signal));
+    }
+
+    async fn knows(&self, event: &NewEvent) -> Result<bool, CommitError> {
+        let journal = self.store.workspace().journal();
+        let found = journal.find(&self.store.name().session, event).await;
+        Ok(found
+            .map_err(|error| CommitError(error.to_string()))?
+            .is_some())
     }
 
     async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {

@@ -24,6 +24,7 @@ use super::hook::Hook;
 use super::http::NoMedia;
 use super::mappings::{MappingCache, Mappings};
 use super::pairing::DeviceFlush;
+use super::spent::Spent;
 use super::transport::{Dialer, Factory};
 use super::watch::Watch;
 use crate::domain::clock::Clock;
@@ -171,6 +172,12 @@ pub(super) async fn build(parts: &Parts) -> Result<Built, OpenError> {
         presence: parts.config.presence,
         show_qr: Arc::clone(&show_qr),
     };
+    backend.look_at_repetitions(Spent::new(
+        Arc::clone(&parts.sink),
+        Arc::clone(&watch),
+        Arc::clone(&parts.mappings),
+        &client,
+    ));
     let events = client.subscribe(interest(), Arc::new(handler));
     let stanzas = client.acquire_raw_node_forwarding();
     Ok(Built {

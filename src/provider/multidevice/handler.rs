@@ -14,7 +14,7 @@ use wacore::types::events::{
     Event, EventHandler, EventInterest, EventKind, InboundMessage, ServerAck,
 };
 use wacore::types::message::{MessageInfo, MessageSource};
-use wacore_binary::{Jid, JidExt as _, NodeRef};
+use wacore_binary::{Jid, JidExt as _, NodeRef, OwnedNodeRef};
 
 use super::backend::Shared;
 use super::chores::Chores;
@@ -133,7 +133,7 @@ impl Handler {
     fn handle(&self, event: &Event) {
         let now = self.watch.now();
         match event {
-            Event::RawNode(node) => self.stanza(node.get(), now),
+            Event::RawNode(node) => self.stanza(node, now),
             Event::Messages(batch) => {
                 // Newsletters were taken from their stanza; what remains is what the phone sent again.
                 if !batch.hook_committed {
@@ -149,7 +149,7 @@ impl Handler {
             Event::ServerAck(ack) => self.server_ack(ack, now),
             Event::UndecryptableMessage(it) => {
                 self.watch.undecryptable();
-                self.shared.inflight.concluded(&it.info.id);
+                self.shared.inflight.given_up(&it.info.id);
                 self.enqueue(message::undecryptable(it, &self.mappings, now));
             }
             Event::IncomingCall(it) => self.enqueue(event::call(it, &self.mappings, now)),
@@ -185,7 +185,8 @@ impl Handler {
     }
 
     /// Every stanza, before the library looks at it.
-    fn stanza(&self, node: &NodeRef<'_>, now: Timestamp) {
+    fn stanza(&self, stanza: &Arc<OwnedNodeRef>, now: Timestamp) {
+        let node = stanza.get();
         self.watch.node_arrived();
         if let Some(ending) = classify(node, now) {
             if ending.close {
@@ -201,7 +202,7 @@ impl Handler {
                 self.chores.logged_in();
             }
             "ack" => self.watch.ack_arrived(),
-            "message" => self.message_stanza(node, now),
+            "message" => self.message_stanza(stanza, now),
             "notification" if attr(node, "type").as_deref() == Some("server_sync") => {
                 for collection in node.get_children_by_tag("collection") {
                     if let Some(name) = attr(collection, "name") {
@@ -213,7 +214,8 @@ impl Handler {
         }
     }
 
-    fn message_stanza(&self, node: &NodeRef<'_>, now: Timestamp) {
+    fn message_stanza(&self, stanza: &Arc<OwnedNodeRef>, now: Timestamp) {
+        let node = stanza.get();
         let (Some(id), Some(from)) = (attr(node, "id"), jid(node, "from")) else {
             return;
         };
@@ -234,7 +236,9 @@ impl Handler {
             ];
             let users = names.iter().filter_map(|name| jid(node, name));
             let users = users.map(|jid| jid.user_base().to_owned()).collect();
-            self.shared.inflight.arrived(&id, users);
+            self.shared
+                .inflight
+                .arrived(&id, users, Some(Arc::clone(stanza)));
         }
     }
 
@@ -349,10 +353,12 @@ impl Handler {
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone_from(&account);
-                self.sink.signal(Signal::Paired {
-                    account,
-                    platform: it.platform.clone(),
-                });
+                if self.watch.tell_paired() {
+                    self.sink.signal(Signal::Paired {
+                        account,
+                        platform: it.platform.clone(),
+                    });
+                }
                 // The server ends the connection with a 515 now; the library may hang up first.
                 self.watch.conclude(Cause::RestartRequired);
             }

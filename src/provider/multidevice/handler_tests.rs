@@ -43,8 +43,10 @@ fn setup() -> Setup {
 
 impl Setup {
     fn stanza(&self, node: NodeBuilder) {
-        let node = node.build();
-        self.handler.stanza(&node.as_node_ref(), Timestamp(1_000));
+        let wire = wacore_binary::marshal::marshal(&node.build()).unwrap();
+        // The first byte says whether what follows is compressed.
+        let node = OwnedNodeRef::new(wire[1..].to_vec()).unwrap();
+        self.handler.stanza(&Arc::new(node), Timestamp(1_000));
     }
 }
 

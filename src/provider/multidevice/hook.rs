@@ -22,29 +22,13 @@ pub(super) struct Hook {
     pub(super) shared: Arc<Shared>,
 }
 
-impl Hook {
-    /// Brings the other names of everybody in the batch into memory, so that the dedup keys are those
-    /// of the canonical names.
-    async fn look_up_names(&self, batch: &[InboundMessage]) {
-        for jid in batch
-            .iter()
-            .flat_map(|item| message::addresses(&item.info.source))
-        {
-            if jid.server.is_pn_family() {
-                self.mappings.find_lid(&self.backend, jid.user_base()).await;
-            } else {
-                self.mappings
-                    .find_phone(&self.backend, jid.user_base())
-                    .await;
-            }
-        }
-    }
-}
-
 #[async_trait]
 impl InboundDurabilityHook for Hook {
     async fn on_messages(&self, _: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
-        self.look_up_names(batch).await;
+        for item in batch {
+            let source = &item.info.source;
+            self.mappings.look_up(&self.backend, source).await;
+        }
         let now = self.watch.now();
         let arrivals: Vec<_> = batch
             .iter()

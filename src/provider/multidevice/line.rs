@@ -147,6 +147,12 @@ impl MultideviceLine {
                 warn!(%error, "the clean stop could not be recorded");
             }
         }
+        if pairing && built.backend.is_registered() && built.watch.tell_paired() {
+            self.parts.sink.signal(Signal::Paired {
+                account: built.refresh_account(),
+                platform: String::new(),
+            });
+        }
         let keep = match cause {
             Cause::RestartRequired => true,
             // After a pairing that failed the library still shows codes of the old connection.

@@ -11,9 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use wacore::store::cache::CacheStore;
 use wacore::store::traits::{LidPnMappingEntry, ProtocolStore};
+use wacore::types::message::MessageSource;
 use wacore::types::{LearningSource, LidPnEntry};
 
 use super::backend::KeyBackend;
+use super::convert::message;
 use super::lru::Lru;
 
 const BY_LID: &str = "lid_pn_by_lid";
@@ -102,6 +104,18 @@ impl Mappings {
         let phone = row.phone_number.clone();
         self.keep(&Arc::new(entry_of(row)));
         Some(phone)
+    }
+
+    /// Brings the other names of a message's chat and sender into memory, so that its dedup key is that
+    /// of the canonical names.
+    pub(super) async fn look_up(&self, backend: &KeyBackend, source: &MessageSource) {
+        for jid in message::addresses(source) {
+            if jid.server.is_pn_family() {
+                self.find_lid(backend, jid.user_base()).await;
+            } else {
+                self.find_phone(backend, jid.user_base()).await;
+            }
+        }
     }
 }
 

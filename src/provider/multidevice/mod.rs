@@ -37,6 +37,7 @@ mod mappings;
 mod pairing;
 mod resync;
 mod send;
+mod spent;
 #[cfg(test)]
 mod testing;
 mod tls;

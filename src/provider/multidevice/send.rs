@@ -34,6 +34,14 @@ pub(super) async fn send(
     }
     let work = async {
         known_there(built, parts, &to).await?;
+        // A message may go out under a ratchet key that came into being with the last message that was
+        // received. Were the recipient to have it and the disk not, nothing they send after a crash here
+        // could be read any more.
+        built
+            .client
+            .flush_pending_signal_state()
+            .await
+            .map_err(|error| SendError::Temporary(error.to_string()))?;
         // The outbox answers retry receipts for it, so the library need not keep a copy.
         parts.shared.held_by_outbox(&message.stanza_id);
         let options = SendOptions::default().with_message_id(message.stanza_id.clone());

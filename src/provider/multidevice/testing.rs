@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use crate::domain::event::NewEvent;
 use crate::provider::contract::{Arrival, CommitError, Seq, Signal, Sink};
 
 #[derive(Debug, Clone, Default)]
@@ -90,6 +91,10 @@ impl Sink for PausedSink {
 
     fn signal(&self, signal: Signal) {
         self.signals.lock().unwrap().push(signal);
+    }
+
+    async fn knows(&self, _: &NewEvent) -> Result<bool, CommitError> {
+        Ok(false)
     }
 
     async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {

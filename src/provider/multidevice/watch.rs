@@ -60,6 +60,7 @@ pub(super) struct Watch {
     attempt: Mutex<Attempt>,
     marks: Marks,
     poisoned: AtomicBool,
+    told_paired: AtomicBool,
 }
 
 impl Watch {
@@ -69,6 +70,7 @@ impl Watch {
             attempt: Mutex::default(),
             marks: Marks::default(),
             poisoned: AtomicBool::new(false),
+            told_paired: AtomicBool::new(false),
         })
     }
 
@@ -136,6 +138,12 @@ impl Watch {
     /// Whether [`Watch::poison`] was called.
     pub(super) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::SeqCst)
+    }
+
+    /// Whether it still has to be told that the phone accepted the link; from then on it is told. The
+    /// library says so on a task of its own, which the end of the connection may overtake.
+    pub(super) fn tell_paired(&self) -> bool {
+        !self.told_paired.swap(true, Ordering::SeqCst)
     }
 
     /// A new socket is about to be opened; cancelling the token ends it.

@@ -1,18 +1,21 @@
 //! Messages that arrived and have not been concluded yet.
 //!
-//! Two uses. The transport stops reading when too many are waiting, because the library's queues are
+//! Three uses. The transport stops reading when too many are waiting, because the library's queues are
 //! unbounded. And the library's write-behind flush can pick up a ratchet step between a message's
 //! decryption and the writing of its row: were that the last thing on disk before a crash, the server's
 //! redelivery would look like a duplicate and be acknowledged unseen. So a session write first waits
 //! for the rows of messages from the addresses it covers. The wait is short and bounded: a message that
 //! has not been decrypted yet takes no step, and cannot go on while the flush holds the library's lock.
+//! Where that was not enough, the delivery that looks like a duplicate is still here with its stanza, so
+//! that it can be looked up and asked for again (see [`super::super::spent`]).
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use wacore_binary::OwnedNodeRef;
 
 /// Messages above which the socket is not read. Above the library's own batch (400 messages while the
 /// offline queue is drained), or a drain would stall.
@@ -23,23 +26,46 @@ const FORGET_AFTER: Duration = Duration::from_secs(30);
 /// How long a session write waits for rows.
 const ROW_PATIENCE: Duration = Duration::from_millis(10);
 
-#[derive(Debug)]
+/// Ids remembered after their message was concluded. Enough for what the server delivers again after a
+/// connection that ended before its acks arrived; for the rest there is the journal.
+const MOST_RECENT: usize = 64;
+
 struct Message {
     users: Vec<String>,
     since: Instant,
     row_written: bool,
+    /// Deliveries on this connection.
+    copies: u32,
+    stanza: Option<Arc<OwnedNodeRef>>,
+}
+
+/// What is known of a delivery that the library takes for a repetition.
+pub(super) enum Repeated {
+    /// An earlier delivery of it is still on its way to the journal.
+    Underway,
+    /// It was concluded not long ago.
+    Known,
+    /// Nothing.
+    Unknown(Arc<OwnedNodeRef>),
 }
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(in super::super) struct Inflight {
     messages: Mutex<HashMap<String, Message>>,
+    recent: Mutex<VecDeque<String>>,
     progress: Notify,
 }
 
 fn user_of(address: &str) -> &str {
     let end = address.find([':', '@', '.']).unwrap_or(address.len());
     &address[..end]
+}
+
+impl std::fmt::Debug for Inflight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inflight").finish_non_exhaustive()
+    }
 }
 
 impl Inflight {
@@ -49,13 +75,47 @@ impl Inflight {
 
     /// An encrypted message arrived; `users` are the user parts of every address its sender (or the
     /// group) may be known under.
-    pub(in super::super) fn arrived(&self, stanza_id: &str, users: Vec<String>) {
+    pub(in super::super) fn arrived(
+        &self,
+        stanza_id: &str,
+        users: Vec<String>,
+        stanza: Option<Arc<OwnedNodeRef>>,
+    ) {
+        let mut messages = self.messages();
+        let copies = messages.get(stanza_id).map_or(0, |known| known.copies);
         let message = Message {
             users,
             since: Instant::now(),
             row_written: false,
+            copies: copies + 1,
+            stanza,
         };
-        self.messages().insert(stanza_id.to_owned(), message);
+        messages.insert(stanza_id.to_owned(), message);
+    }
+
+    /// The library takes a delivery of this stanza for a repetition.
+    pub(super) fn repeated(&self, stanza_id: &str) -> Repeated {
+        let recent = self.recent().iter().any(|id| id == stanza_id);
+        let mut messages = self.messages();
+        match messages.get_mut(stanza_id) {
+            Some(message) if message.copies > 1 => {
+                message.copies -= 1;
+                Repeated::Underway
+            }
+            Some(Message {
+                stanza: Some(stanza),
+                ..
+            }) if !recent => Repeated::Unknown(Arc::clone(stanza)),
+            _ => {
+                drop(messages);
+                self.concluded(stanza_id);
+                Repeated::Known
+            }
+        }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its pending row is written.
@@ -66,10 +126,23 @@ impl Inflight {
         self.progress.notify_waiters();
     }
 
-    /// Nothing more will happen to it on this connection.
-    pub(in super::super) fn concluded(&self, stanza_id: &str) {
+    /// It could not be read, and nothing more will happen to this delivery.
+    pub(in super::super) fn given_up(&self, stanza_id: &str) {
         self.messages().remove(stanza_id);
         self.progress.notify_waiters();
+    }
+
+    /// It is in the journal, or nothing for the journal, and nothing more will happen to it.
+    pub(in super::super) fn concluded(&self, stanza_id: &str) {
+        let mut recent = self.recent();
+        if !recent.iter().any(|id| id == stanza_id) {
+            if recent.len() == MOST_RECENT {
+                recent.pop_front();
+            }
+            recent.push_back(stanza_id.to_owned());
+        }
+        drop(recent);
+        self.given_up(stanza_id);
     }
 
     /// A new connection begins: what was waiting will be delivered again.
@@ -133,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_write_waits_for_the_rows_of_its_own_addresses_only() {
         let inflight = std::sync::Arc::new(Inflight::default());
-        inflight.arrived("A", vec!["15550001".into()]);
+        inflight.arrived("A", vec!["15550001".into()], None);
         let others = Instant::now();
         inflight
             .wait_for_rows(["15550002@s.whatsapp.net"].into_iter())
@@ -158,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn the_wait_is_bounded() {
         let inflight = Inflight::default();
-        inflight.arrived("A", vec!["15550001".into()]);
+        inflight.arrived("A", vec!["15550001".into()], None);
         let began = Instant::now();
         inflight.wait_for_rows(["15550001@lid"].into_iter()).await;
         assert!(began.elapsed() >= ROW_PATIENCE && began.elapsed() < ROW_PATIENCE * 10);
@@ -170,7 +243,7 @@ mod tests {
     fn too_many_waiting_stop_the_reading() {
         let inflight = Inflight::default();
         for n in 0..=MAX_INFLIGHT {
-            inflight.arrived(&n.to_string(), vec!["1".into()]);
+            inflight.arrived(&n.to_string(), vec!["1".into()], None);
         }
         assert!(inflight.len() > MAX_INFLIGHT);
         inflight.concluded("0");

@@ -29,12 +29,13 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex, OnceLock, PoisonError};
 
 use tokio::sync::Mutex;
 use wacore::store::error::StoreError as LibraryError;
 
 pub(super) use self::inflight::Inflight;
+use super::spent::Spent;
 use super::watch::Watch;
 use crate::domain::clock::Clock;
 use crate::provider::contract::Sink;
@@ -118,6 +119,7 @@ pub(super) struct KeyBackend {
     watch: Arc<Watch>,
     sink: Arc<dyn Sink>,
     clock: Arc<dyn Clock>,
+    spent: OnceLock<Spent>,
 }
 
 impl KeyBackend {
@@ -134,7 +136,14 @@ impl KeyBackend {
             watch,
             sink,
             clock,
+            spent: OnceLock::new(),
         }
+    }
+
+    /// Has repetitions looked at from here on.
+    pub(super) fn look_at_repetitions(&self, spent: Spent) {
+        // Only the client's builder calls this, once.
+        let _ = self.spent.set(spent);
     }
 
     /// Refuses writes of Signal state after something could not be made durable.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{PendingInboundKey, PendingInboundRow};
 
-use super::{KeyBackend, Result, library};
+use super::inflight::Repeated;
+use super::{KeyBackend, LibraryError, Result, library};
 use crate::domain::clock::Timestamp;
 use crate::store::{Durability, KeyBatch, KeyId, KeyKind};
 
@@ -45,12 +46,27 @@ impl KeyBackend {
         sender: &str,
         id: &str,
     ) -> Result<Option<Vec<u8>>> {
-        // The library asks when it meets a message it has decrypted before: nothing more will be
-        // written for this delivery.
-        self.shared.inflight.concluded(id);
+        // The library asks when it meets a message whose key it has used before.
         let row = self
             .get(KeyKind::PendingInbound, &row_id(chat, sender, id))
             .await?;
+        match self.shared.inflight.repeated(id) {
+            Repeated::Underway | Repeated::Known => {}
+            Repeated::Unknown(stanza) => {
+                if row.is_none()
+                    && let Some(spent) = self.spent.get()
+                    && spent
+                        .reported(self, &stanza)
+                        .await
+                        .map_err(|error| LibraryError::Database(Box::new(error)))?
+                {
+                    self.shared.inflight.given_up(id);
+                } else {
+                    // Nothing more will be written for this delivery, or the hook commits its row.
+                    self.shared.inflight.concluded(id);
+                }
+            }
+        }
         row.map(|row| {
             let (_, message) = row
                 .split_first_chunk::<8>()

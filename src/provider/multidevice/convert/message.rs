@@ -10,9 +10,9 @@ use super::person::person;
 use super::time;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{DedupKey, NewEvent, Payload};
-use crate::domain::message::InboundMessage;
+use crate::domain::message::{Content, InboundMessage};
 use crate::domain::person::Person;
-use crate::provider::contract::Arrival;
+use crate::provider::contract::{Arrival, MESSAGE, UNDECRYPTABLE};
 
 /// Where a message belongs and who wrote it.
 pub(in super::super) struct Place {
@@ -65,8 +65,19 @@ pub(in super::super) fn message(
         return None;
     }
     let content = content(&decrypted.message)?;
+    let quoted = quoted(&decrypted.message);
+    Some(Arrival::Event(event(info, content, quoted, mappings, now)))
+}
+
+fn event(
+    info: &MessageInfo,
+    content: Content,
+    quoted: Option<String>,
+    mappings: &Mappings,
+    now: Timestamp,
+) -> NewEvent {
     let place = place(info, mappings);
-    let dedup = dedup(&place, &info.id, "message");
+    let dedup = dedup(&place, &info.id, MESSAGE);
     let push_name = (!info.push_name.is_empty()).then(|| info.push_name.clone());
     let message = InboundMessage {
         chat: place.chat,
@@ -76,16 +87,36 @@ pub(in super::super) fn message(
         sent_at: time(info.timestamp),
         push_name,
         content,
-        quoted: quoted(&decrypted.message),
+        quoted,
     };
-    Some(Arrival::Event(NewEvent {
+    NewEvent {
         at: now,
         payload: Payload::Message {
             message,
             recovers: None,
         },
         dedup: Some(dedup),
-    }))
+    }
+}
+
+/// Of a message whose key is spent: the event it would have become, without what it said, and the report
+/// that it cannot be read. `None` for what says nothing to anybody but the protocol.
+pub(in super::super) fn spent(
+    info: &MessageInfo,
+    mappings: &Mappings,
+    now: Timestamp,
+) -> Option<(NewEvent, Arrival)> {
+    if info.category == MessageCategory::Peer {
+        return None;
+    }
+    let unread = Content::Other {
+        type_name: String::new(),
+        raw: Vec::new(),
+    };
+    let event = event(info, unread, None, mappings, now);
+    let reason = "its key was used before; asked the sender again".to_owned();
+    let report = unreadable(place(info, mappings), &info.id, reason, now);
+    Some((event, report))
 }
 
 /// A message that could not be read; `None` for those the sender marked as not worth showing.
@@ -104,16 +135,20 @@ pub(in super::super) fn undecryptable(
     } else {
         "decryption failed; asked the sender again".to_owned()
     };
-    Some(Arrival::Event(NewEvent {
+    Some(unreadable(place, &info.id, reason, now))
+}
+
+fn unreadable(place: Place, stanza_id: &str, reason: String, now: Timestamp) -> Arrival {
+    Arrival::Event(NewEvent {
         at: now,
-        dedup: Some(dedup(&place, &info.id, "undecryptable")),
+        dedup: Some(dedup(&place, stanza_id, UNDECRYPTABLE)),
         payload: Payload::Undecryptable {
             chat: place.chat,
             sender: place.sender,
-            stanza_id: info.id.clone(),
+            stanza_id: stanza_id.to_owned(),
             reason,
         },
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -123,7 +158,6 @@ mod tests {
     use waproto::whatsapp as wa;
 
     use super::*;
-    use crate::domain::message::Content;
 
     fn jid(text: &str) -> Jid {
         text.parse().unwrap()
