@@ -8,7 +8,10 @@
 //!   are split so that none should appear; if one does, it is synced as well.
 //! - Snapshots and the directory itself are written at open without a sync: everything is synced once
 //!   after opening.
-//! - Opening a damaged store may panic: the panic is caught and becomes [`OpenError::Damaged`].
+//! - Opening a damaged store may panic: the panic is caught and becomes [`OpenError::Damaged`]. More
+//!   often it opens without what it could not read: see [`watermark`].
+
+mod watermark;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -26,6 +29,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use self::watermark::{Lost, Watermark};
 use super::engine::{
     Commit, CommitError, Engine, EngineError, Health, Receipt, Revision, Rows, Scan, Urgency,
 };
@@ -156,6 +160,7 @@ struct SledTable {
     db: sled::Db,
     /// The log, for `fdatasync`.
     log: File,
+    watermark: Watermark,
     blobs: PathBuf,
     synced_blobs: Mutex<HashSet<OsString>>,
     /// Held as long as the table lives.
@@ -175,8 +180,24 @@ impl SledTable {
             .create(path)
             .map_err(io)?;
         let lock = lock(path, clock)?;
+        let damaged = |Lost { stored, found }| OpenError::Damaged {
+            path: path.to_owned(),
+            detail: format!(
+                "its log ends at batch {found}, but batch {stored} had been stored: the end of the log is lost"
+            ),
+        };
+        if never_used(path)
+            && let Some(stored) = watermark::read(path).map_err(io)?
+        {
+            // Before sled makes a new log in its place.
+            return Err(damaged(Lost { stored, found: 0 }));
+        }
         remove_leftovers(path).map_err(io)?;
         let db = open_db(path, cache_bytes, clock)?;
+        let newest = newest_batch(path, &db)?;
+        let watermark = Watermark::open(path, newest)
+            .map_err(io)?
+            .map_err(damaged)?;
         let log = OpenOptions::new()
             .read(true)
             .write(true)
@@ -186,6 +207,7 @@ impl SledTable {
         Ok(Self {
             db,
             log,
+            watermark,
             blobs: path.join("blobs"),
             synced_blobs: Mutex::new(HashSet::new()),
             _lock: lock,
@@ -259,11 +281,31 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    let never_used = fs::metadata(path.join("db")).map_or(true, |log| log.len() == 0);
-    if never_used && path.join("conf").exists() {
+    if never_used(path) && path.join("conf").exists() {
         fs::remove_file(path.join("conf"))?;
     }
     Ok(())
+}
+
+/// Whether there is no log yet.
+fn never_used(path: &Path) -> bool {
+    fs::metadata(path.join("db")).map_or(true, |log| log.len() == 0)
+}
+
+/// The number of the newest batch in the log; 0 for a new one.
+fn newest_batch(path: &Path, db: &sled::Db) -> Result<u64, OpenError> {
+    let damaged = |detail: String| OpenError::Damaged {
+        path: path.to_owned(),
+        detail,
+    };
+    let row = db.get(watermark::ROW);
+    let Some(row) = row.map_err(|error| damaged(error.to_string()))? else {
+        return Ok(0);
+    };
+    let number = row[..].try_into();
+    let number =
+        number.map_err(|_| damaged("the number of its newest batch is unreadable".into()))?;
+    Ok(u64::from_be_bytes(number))
 }
 
 fn open_db(path: &Path, cache_bytes: u64, clock: &dyn Clock) -> Result<sled::Db, OpenError> {
@@ -380,6 +422,7 @@ impl Table for SledTable {
                 None => batch.remove(&*key),
             }
         }
+        batch.insert(watermark::ROW, &self.watermark.next());
         let applied = self.db.apply_batch(batch);
         applied.map_err(|error| engine_error(&error))
     }
@@ -388,7 +431,8 @@ impl Table for SledTable {
         self.db.flush().map_err(|error| engine_error(&error))?;
         let io = |error: io::Error| EngineError::Io(error.to_string());
         self.log.sync_data().map_err(io)?;
-        self.sync_blobs().map_err(io)
+        self.sync_blobs().map_err(io)?;
+        self.watermark.synced().map_err(io)
     }
 
     fn disk_bytes(&self) -> u64 {

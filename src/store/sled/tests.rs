@@ -84,6 +84,57 @@ async fn damage_is_said_plainly_and_never_panics() {
     assert!(refused.to_string().contains("restore from a backup"));
 }
 
+/// sled opens these without a word, emptier than they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_the_end_of_its_log_is_refused() {
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 6] = [
+        ("emptied", |log| fs::write(log, b"").unwrap()),
+        ("removed", |log| fs::remove_file(log).unwrap()),
+        ("all rubbish", |log| {
+            let len = usize::try_from(fs::metadata(log).unwrap().len()).unwrap();
+            fs::write(log, vec![0xa5; len]).unwrap();
+        }),
+        ("rubbish at its beginning", |log| {
+            let mut bytes = fs::read(log).unwrap();
+            bytes[2_000..6_000].fill(0x5a);
+            fs::write(log, bytes).unwrap();
+        }),
+        ("cut in half", |log| {
+            let bytes = fs::read(log).unwrap();
+            fs::write(log, &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        ("an older one", |log| {
+            fs::copy(log.with_extension("old"), log).unwrap();
+        }),
+    ];
+    for (harm, inflict) in harms {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        for round in 0_u8..2 {
+            let engine = open(&path).unwrap();
+            for n in 0..200 {
+                let commit = put(format!("k{round}.{n}"), vec![round; 3_000]);
+                engine.commit(commit).await.unwrap();
+            }
+            engine.close().await.unwrap();
+            drop(engine);
+            if round == 0 {
+                fs::copy(path.join("db"), path.join("db.old")).unwrap();
+            }
+        }
+        inflict(&path.join("db"));
+        for _ in 0..2 {
+            let refused = open(&path).expect_err(harm);
+            assert!(
+                matches!(refused, OpenError::Damaged { .. }),
+                "{harm}: {refused}"
+            );
+            assert!(refused.to_string().contains("restore from a backup"));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leftovers_of_a_killed_opening_do_not_matter() {
     let dir = tempfile::tempdir().unwrap();
