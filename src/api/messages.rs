@@ -62,28 +62,24 @@ impl Messages {
         let session = call.workspace.session(&name.session).await?;
         let outbox = session.outbox();
         // A repetition is answered before times are checked: they were good when it was first asked.
-        let enqueued = if let Some(earlier) = outbox.recall(request_id, body).await? {
-            earlier
-        } else {
-            let earliest = send_after.unwrap_or_default().max(self.clock.now());
-            if expire_at.is_some_and(|expire_at| expire_at <= earliest) {
-                return Err(ApiError::field(
-                    "expire_at",
-                    "must lie in the future and after send_after",
-                ));
-            }
-            let submission = Submission {
-                request_id,
-                body,
-                to,
-                content,
-                priority,
-                send_after,
-                expire_at,
-            };
-            self.sessions.submit(&session, submission).await?
+        let is_new = outbox.recall(request_id, body).await?.is_none();
+        let earliest = send_after.unwrap_or_default().max(self.clock.now());
+        if is_new && expire_at.is_some_and(|expire_at| expire_at <= earliest) {
+            return Err(ApiError::field(
+                "expire_at",
+                "must lie in the future and after send_after",
+            ));
+        }
+        let submission = Submission {
+            request_id,
+            body,
+            to,
+            content,
+            priority,
+            send_after,
+            expire_at,
         };
-        let Enqueued { message, replayed } = enqueued;
+        let Enqueued { message, replayed } = self.sessions.submit(&session, submission).await?;
         tracing::info!(message = %message.id, replayed, "message accepted");
         Ok(SendMessageResponse {
             message: Some(convert::message(&name, &message)),

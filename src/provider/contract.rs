@@ -277,11 +277,11 @@ pub type Seq = u64;
 /// Where a line puts what arrives. One per session; implemented by the session layer.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Makes a batch durable, all or nothing, in order. The line acknowledges only after `Ok`. Safe to
-    /// repeat: duplicates are recognised.
+    /// Makes a batch durable, in order. The line acknowledges only after `Ok`. Safe to repeat: what is
+    /// durable already is recognised.
     ///
     /// # Errors
-    /// [`CommitError`]: nothing of the batch may be acknowledged; the line closes the connection.
+    /// [`CommitError`]: only a beginning of the batch, or nothing, is durable; nothing of the batch may be acknowledged; the line closes the connection.
     async fn commit(&self, batch: Vec<Arrival>) -> Result<(), CommitError>;
 
     /// Queues an arrival for the writer without blocking and returns its sequence number.

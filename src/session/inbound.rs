@@ -35,6 +35,13 @@ const MOST_SIGNALS: usize = 4_096;
 /// Arrivals written in one commit.
 const BATCH: usize = 64;
 
+/// Arrivals, and messages that their receipts move, in one commit. Each writes up to eight rows, and the
+/// store takes 4,096 of them at a time.
+const PART: usize = 400;
+
+/// Messages that one receipt may move. WhatsApp's own clients send up to 256 at a time.
+const RECEIPT_IDS: usize = 256;
+
 /// How far the provider's clock may be ahead of ours.
 const SKEW: Duration = Duration::from_mins(5);
 
@@ -144,6 +151,13 @@ impl Inbound {
     }
 
     async fn make_durable(&self, batch: Vec<Arrival>) -> Result<(), CommitError> {
+        for part in parts(batch) {
+            self.commit_part(part).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_part(&self, batch: Vec<Arrival>) -> Result<(), CommitError> {
         if let Some(detail) = self.durable.borrow().failed.clone() {
             return Err(CommitError(detail));
         }
@@ -369,6 +383,56 @@ impl Sink for Inbound {
     }
 }
 
+/// Splits a batch so that each part fits a commit, whatever its receipts cover.
+fn parts(batch: Vec<Arrival>) -> Vec<Vec<Arrival>> {
+    let mut parts = vec![Vec::new()];
+    let mut room = PART;
+    for arrival in batch.into_iter().flat_map(pieces) {
+        let weight = match &arrival {
+            Arrival::Event(_) => 1,
+            Arrival::Receipt { stanza_ids, .. } => 1 + stanza_ids.len(),
+        };
+        if weight > room && parts.last().is_some_and(|part| !part.is_empty()) {
+            parts.push(Vec::new());
+            room = PART;
+        }
+        room = room.saturating_sub(weight);
+        if let Some(part) = parts.last_mut() {
+            part.push(arrival);
+        }
+    }
+    parts
+}
+
+/// A receipt for very many messages as several receipts, each recognised by itself when it is repeated.
+fn pieces(arrival: Arrival) -> Vec<Arrival> {
+    match arrival {
+        Arrival::Receipt {
+            chat,
+            from,
+            stanza_ids,
+            kind,
+            at,
+            dedup,
+        } if stanza_ids.len() > RECEIPT_IDS => {
+            let piece = |(index, ids): (usize, &[String])| Arrival::Receipt {
+                chat: chat.clone(),
+                from: from.clone(),
+                stanza_ids: ids.to_vec(),
+                kind,
+                at,
+                dedup: DedupKey {
+                    stanza_id: format!("{}#{index}", dedup.stanza_id),
+                    ..dedup.clone()
+                },
+            };
+            let chunks = stanza_ids.chunks(RECEIPT_IDS).enumerate();
+            chunks.map(piece).collect()
+        }
+        whole => vec![whole],
+    }
+}
+
 fn commit_error(error: &StoreError) -> CommitError {
     CommitError(error.to_string())
 }
@@ -395,5 +459,71 @@ fn count(applied: &[Applied]) {
         };
         let outcome = if event.duplicate { "duplicate" } else { "new" };
         metrics::counter!("trunkline_inbound_total", "outcome" => outcome).increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::ReceiptKind;
+
+    fn receipt(ids: usize) -> Arrival {
+        let person = Person {
+            lid: Some("1@lid".into()),
+            ..Person::default()
+        };
+        Arrival::Receipt {
+            chat: person.clone(),
+            from: person,
+            stanza_ids: (0..ids).map(|n| n.to_string()).collect(),
+            kind: ReceiptKind::Read,
+            at: Timestamp(1),
+            dedup: DedupKey {
+                chat: "1@lid".into(),
+                sender: "1@lid".into(),
+                stanza_id: "R".into(),
+                kind: "read".into(),
+            },
+        }
+    }
+
+    fn covered(arrival: &Arrival) -> usize {
+        match arrival {
+            Arrival::Receipt { stanza_ids, .. } => stanza_ids.len(),
+            Arrival::Event(_) => 0,
+        }
+    }
+
+    #[test]
+    fn receipts_for_many_messages_are_spread_over_commits() {
+        let batch: Vec<_> = (0..64).map(|_| receipt(256)).collect();
+        let parts = parts(batch.clone());
+        for part in &parts {
+            let weight: usize = part.iter().map(|arrival| 1 + covered(arrival)).sum();
+            assert!(weight <= PART, "{weight}");
+        }
+        assert_eq!(parts.concat(), batch, "nothing is lost or reordered");
+    }
+
+    #[test]
+    fn a_receipt_for_very_many_messages_is_cut_up() {
+        let parts = parts(vec![receipt(1_000)]).concat();
+        assert_eq!(parts.iter().map(covered).sum::<usize>(), 1_000);
+        let keys: std::collections::BTreeSet<_> = parts
+            .iter()
+            .map(|part| match part {
+                Arrival::Receipt { dedup, .. } => dedup.stanza_id.clone(),
+                Arrival::Event(_) => panic!("not a receipt"),
+            })
+            .collect();
+        assert_eq!(keys.len(), parts.len(), "each is recognised by itself");
+        assert!(parts.iter().all(|part| covered(part) <= RECEIPT_IDS));
+    }
+
+    #[test]
+    fn a_small_batch_is_one_commit() {
+        let batch = vec![receipt(1), receipt(2), receipt(3)];
+        assert_eq!(parts(batch.clone()), [batch]);
+        assert_eq!(parts(Vec::new()), [Vec::new()]);
     }
 }

@@ -24,6 +24,7 @@ mod actor;
 pub mod admission;
 pub mod breaker;
 pub mod config;
+pub mod detached;
 mod fleet;
 mod holds;
 mod inbound;

@@ -46,7 +46,6 @@ pub(super) struct Parts {
 /// A client and what belongs to it. Dropping it ends the client's tasks.
 pub(super) struct Built {
     pub(super) client: Arc<Client>,
-    pub(super) manager: Arc<PersistenceManager>,
     pub(super) backend: Arc<KeyBackend>,
     pub(super) watch: Arc<Watch>,
     pub(super) chores: Arc<Chores>,
@@ -85,7 +84,7 @@ impl Built {
 
     /// Saves the device if it changed.
     pub(super) async fn flush(&self) {
-        if let Err(error) = self.manager.flush().await {
+        if let Err(error) = self.device.flush().await {
             tracing::warn!(%error, "the device's credentials could not be saved");
         }
     }
@@ -141,7 +140,7 @@ pub(super) async fn build(parts: &Parts) -> Result<Built, OpenError> {
     };
     let (client, sync_tasks) = Client::builder()
         .with_runtime(TokioRuntime)
-        .with_persistence_manager(Arc::clone(&manager))
+        .with_persistence_manager(manager)
         .with_transport_factory(factory)
         .with_http_client(NoMedia)
         .with_version_override(parts.config.version)
@@ -182,7 +181,6 @@ pub(super) async fn build(parts: &Parts) -> Result<Built, OpenError> {
     let stanzas = client.acquire_raw_node_forwarding();
     Ok(Built {
         client,
-        manager,
         backend,
         watch,
         chores,

@@ -89,15 +89,24 @@ impl MultideviceLine {
     }
 
     async fn attempt(&self, mode: Mode, stop: CancellationToken) -> Cause {
-        let built = match self.usable_client().await {
+        let mut built = match self.usable_client().await {
             Ok(built) => built,
-            Err(OpenError::Store(detail)) => return Cause::StoreFailed { detail },
-            Err(OpenError::Damaged(detail)) => {
-                return Cause::Internal {
-                    detail: format!("credentials are damaged: {detail}"),
+            Err(error) => return not_built(error),
+        };
+        if mode != Mode::Login && !built.backend.is_registered() {
+            // A logout that a crash cut short leaves keys of the old link, which the new one must not use.
+            drop(built);
+            self.replace(None);
+            if let Err(error) = self.parts.keys.wipe().await {
+                return Cause::StoreFailed {
+                    detail: error.to_string(),
                 };
             }
-        };
+            built = match self.usable_client().await {
+                Ok(built) => built,
+                Err(error) => return not_built(error),
+            };
+        }
         let unconfirmed = match self.facts.is_unconfirmed().await {
             Ok(unconfirmed) => unconfirmed,
             Err(error) => {
@@ -190,6 +199,15 @@ impl MultideviceLine {
                 detail: error.to_string(),
             },
         }
+    }
+}
+
+fn not_built(error: OpenError) -> Cause {
+    match error {
+        OpenError::Store(detail) => Cause::StoreFailed { detail },
+        OpenError::Damaged(detail) => Cause::Internal {
+            detail: format!("credentials are damaged: {detail}"),
+        },
     }
 }
 

@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use tokio::sync::Mutex;
 use wacore::store::error::StoreError;
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 
@@ -19,6 +20,8 @@ use super::backend::KeyBackend;
 pub(super) struct DeviceFlush {
     parts: OnceLock<(Weak<PersistenceManager>, Arc<KeyBackend>)>,
     unconfirmed: AtomicBool,
+    /// The library's flush returns early while another one is under way.
+    flushing: Mutex<()>,
 }
 
 impl DeviceFlush {
@@ -33,18 +36,27 @@ impl DeviceFlush {
         self.unconfirmed.store(unconfirmed, Ordering::SeqCst);
     }
 
-    /// What must be on disk before a frame leaves.
-    pub(super) async fn before_send(&self) -> Result<(), StoreError> {
+    /// Saves the device if it changed; when this returns, it is stored.
+    pub(super) async fn flush(&self) -> Result<(), StoreError> {
         let Some((manager, backend)) = self.parts.get() else {
             return Ok(());
         };
-        if self.unconfirmed.load(Ordering::SeqCst)
-            && let Some(manager) = manager.upgrade()
-        {
+        let _alone = self.flushing.lock().await;
+        if let Some(manager) = manager.upgrade() {
             manager.flush().await?;
         }
-        // A flush returns early while another save is under way.
         backend.saves_settled().await;
+        Ok(())
+    }
+
+    /// What must be on disk before a frame leaves.
+    pub(super) async fn before_send(&self) -> Result<(), StoreError> {
+        if self.unconfirmed.load(Ordering::SeqCst) {
+            return self.flush().await;
+        }
+        if let Some((_, backend)) = self.parts.get() {
+            backend.saves_settled().await;
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use crate::domain::ids::{MessageId, RequestId, SessionName};
 use crate::domain::message::{Content, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::provider::contract::EncodeError;
+use crate::session::detached::detached;
 use crate::session::pacing::PacingRefused;
 use crate::store::{
     BodyHash, Day, EnqueueError, Enqueued, KeyId, KeyKind, LookupError, NewMessage, SessionStore,
@@ -97,6 +98,13 @@ impl Supervisor {
             .recall(submission.request_id, submission.body)
             .await?;
         if let Some(before) = before {
+            // Whoever accepted it may have died before the sender was told.
+            if matches!(
+                before.message.state,
+                MessageState::Queued | MessageState::Sending
+            ) {
+                handle.cell.nudge.notify_one();
+            }
             return Ok(before);
         }
         let fleet = &self.0.fleet;
@@ -111,21 +119,24 @@ impl Supervisor {
         let is_known = self.is_known(session, &submission.to).await?;
         fleet.pacing.accept(&handle.cell.holds, &today, is_known)?;
         let encoded = provider.encode(&submission.to, &submission.content)?;
-        let enqueued = outbox
-            .enqueue(NewMessage {
-                request_id: submission.request_id,
-                body: submission.body,
-                to: submission.to,
-                content: submission.content,
-                stanza_id: encoded.stanza_id,
-                encoded: encoded.bytes,
-                priority: submission.priority,
-                send_after: submission.send_after,
-                expire_at: submission.expire_at,
-            })
-            .await?;
-        handle.accepted(fleet.clock.now());
-        Ok(enqueued)
+        let message = NewMessage {
+            request_id: submission.request_id,
+            body: submission.body,
+            to: submission.to,
+            content: submission.content,
+            stanza_id: encoded.stanza_id,
+            encoded: encoded.bytes,
+            priority: submission.priority,
+            send_after: submission.send_after,
+            expire_at: submission.expire_at,
+        };
+        let now = fleet.clock.now();
+        let accept = async move {
+            let enqueued = outbox.enqueue(message).await?;
+            handle.accepted(now);
+            Ok(enqueued)
+        };
+        detached(accept).await.ok_or(SubmitError::Stopping)?
     }
 
     /// Takes a message back that is still QUEUED.

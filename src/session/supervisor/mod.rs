@@ -22,6 +22,7 @@ pub use self::fleetwide::{FleetCounts, Restored};
 pub use self::messages::{CancelError, Submission, SubmitError};
 use super::admission::Admission;
 use super::config::SessionConfig;
+use super::detached::detached;
 use super::fleet::Fleet;
 use super::keeper::Keeper;
 use super::mailbox::{CommandError, Message, PairingUpdate, Verb};
@@ -190,6 +191,16 @@ impl Supervisor {
         workspace: &WorkspaceStore,
         new: NewSession,
     ) -> Result<SessionRecord, CreateSessionError> {
+        let (this, workspace) = (self.clone(), workspace.clone());
+        let create = async move { this.create_whole(&workspace, new).await };
+        detached(create).await.ok_or(CreateSessionError::Stopping)?
+    }
+
+    async fn create_whole(
+        &self,
+        workspace: &WorkspaceStore,
+        new: NewSession,
+    ) -> Result<SessionRecord, CreateSessionError> {
         if self.0.stop.is_cancelled() {
             return Err(CreateSessionError::Stopping);
         }
@@ -226,6 +237,18 @@ impl Supervisor {
         name: &SessionName,
         etag: Option<&str>,
     ) -> Result<(), DeleteSessionError> {
+        let (this, workspace, name) = (self.clone(), workspace.clone(), name.clone());
+        let etag = etag.map(str::to_owned);
+        let delete = async move { this.delete_whole(&workspace, &name, etag.as_deref()).await };
+        detached(delete).await.ok_or(DeleteSessionError::Busy)?
+    }
+
+    async fn delete_whole(
+        &self,
+        workspace: &WorkspaceStore,
+        name: &SessionName,
+        etag: Option<&str>,
+    ) -> Result<(), DeleteSessionError> {
         let lock = self.membership(name);
         let held = lock.lock().await;
         let sessions = workspace.sessions();
@@ -252,7 +275,13 @@ impl Supervisor {
             self.0.sessions.insert(name.clone(), handle);
             return Err(DeleteSessionError::Busy);
         }
-        sessions.delete(&name.session, None).await?;
+        if let Err(error) = sessions.delete(&name.session, None).await {
+            // It stays, so somebody has to run it.
+            if let Ok(store) = workspace.session(&name.session).await {
+                self.adopt(store, &record);
+            }
+            return Err(error.into());
+        }
         drop(held);
         self.0.membership.remove(name);
         Ok(())

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::domain::event::Payload;
-use crate::domain::message::MessageState;
+use crate::domain::ids::RequestId;
+use crate::domain::message::{Content, MessageState, Priority};
 use crate::domain::session::Cause;
 use crate::session::testing::*;
 use crate::session::{CancelError, SubmitError};
+use crate::store::{BodyHash, NewMessage};
 
 #[tokio::test]
 async fn only_the_servers_ack_makes_a_message_sent() {
@@ -32,6 +34,39 @@ async fn only_the_servers_ack_makes_a_message_sent() {
     let expected = (sent.stanza_id.clone(), sent.encoded.clone());
     assert_eq!(wire, [expected.clone(), expected]);
     assert_eq!(sent.attempts, 2);
+}
+
+/// The caller of the first request went away before the sender was told.
+#[tokio::test]
+async fn repeating_a_request_wakes_the_sender() {
+    let h = Harness::new(quick()).await;
+    let name = h.online("a").await;
+    let request = RequestId(uuid::Uuid::from_u128(7));
+    let body = BodyHash::of("Send", b"hi");
+    let encoded = h.submit(&name, "1", "before").await.message.encoded;
+    let accepted = h
+        .session(&name)
+        .await
+        .outbox()
+        .enqueue(NewMessage {
+            request_id: request,
+            body,
+            to: person("1"),
+            content: Content::Text { text: "hi".into() },
+            stanza_id: "FORGOTTEN".into(),
+            encoded,
+            priority: Priority::default(),
+            send_after: None,
+            expire_at: None,
+        })
+        .await
+        .unwrap();
+    let again = h
+        .submit_with(&name, "1", "hi", |s| s.request_id = request)
+        .await;
+    assert!(again.replayed);
+    assert_eq!(again.message.id, accepted.message.id);
+    h.settled(&name, again.message.id, MessageState::Sent).await;
 }
 
 #[tokio::test]

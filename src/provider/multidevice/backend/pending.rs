@@ -51,10 +51,15 @@ impl KeyBackend {
             .get(KeyKind::PendingInbound, &row_id(chat, sender, id))
             .await?;
         match self.shared.inflight.repeated(id) {
-            Repeated::Underway | Repeated::Known => {}
-            Repeated::Unknown(stanza) => {
-                if row.is_none()
-                    && let Some(spent) = self.spent.get()
+            // The other delivery will be acknowledged when it is durable, and this one with it.
+            Repeated::Underway if row.is_none() => {
+                return Err(LibraryError::Validation(
+                    "another delivery of this message is still on its way".into(),
+                ));
+            }
+            // With a row, the hook commits it and concludes it.
+            Repeated::Unknown(stanza) if row.is_none() => {
+                if let Some(spent) = self.spent.get()
                     && spent
                         .reported(self, &stanza)
                         .await
@@ -62,10 +67,10 @@ impl KeyBackend {
                 {
                     self.shared.inflight.given_up(id);
                 } else {
-                    // Nothing more will be written for this delivery, or the hook commits its row.
                     self.shared.inflight.concluded(id);
                 }
             }
+            Repeated::Underway | Repeated::Known | Repeated::Unknown(_) => {}
         }
         row.map(|row| {
             let (_, message) = row
