@@ -26,14 +26,15 @@ use crate::store::{
     StoreError,
 };
 
-/// Undurable arrivals a line may leave behind; a line that obeys the contract stops reading long before.
-const MOST_PENDING: u64 = 4_096;
+/// Undurable arrivals a line may leave behind. A line stops reading at a few hundred, but what one
+/// stanza leads to can be an address book: the protocol library hands a whole snapshot over at once.
+const MOST_PENDING: u64 = 65_536;
 
 /// Signals the actor may be behind.
 const MOST_SIGNALS: usize = 4_096;
 
 /// Arrivals written in one commit.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
 /// Arrivals, and messages that their receipts move, in one commit. Each writes up to eight rows, and the
 /// store takes 4,096 of them at a time.

@@ -18,6 +18,9 @@ use crate::provider::contract::{Mode, ProbeError, Signal};
 
 /// How often deadlines are looked at and the device is saved if it changed.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the library may hold a fresh login back to synchronise app state before the line counts as
+/// online all the same: it sends and receives by then. The library itself waits 10 s for a key share.
+const ONLINE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an orderly goodbye may take (the library flushes what it still has to say).
 const GOODBYE: Duration = Duration::from_secs(10);
 /// How long the library may take to notice that its socket is gone.
@@ -49,6 +52,8 @@ impl Drop for RunTask {
 
 struct Deadlines {
     login: Option<Instant>,
+    /// When a line that is logged in counts as online although the library has not said so.
+    online: Option<Instant>,
     probing: bool,
 }
 
@@ -96,6 +101,7 @@ impl Attempt<'_> {
         let mut codes = 1;
         let mut deadlines = Deadlines {
             login: Some(Instant::now() + self.parts.config.login_timeout),
+            online: None,
             probing: false,
         };
         let mut tick = tokio::time::interval(TICK);
@@ -150,25 +156,15 @@ impl Attempt<'_> {
         let (built, sink) = (self.built, &self.parts.sink);
         if built.chores.take_logged_in() {
             deadlines.login = None;
+            deadlines.online = Some(Instant::now() + ONLINE_PATIENCE);
             if self.facts.is_unconfirmed().await? {
                 self.facts.confirm().await?;
                 sink.signal(Signal::Confirmed);
             }
             built.device.set_unconfirmed(false);
         }
-        if built.chores.take_online() {
-            self.facts.started().await?;
-            sink.signal(Signal::Online {
-                account: built.refresh_account(),
-            });
-            let resync = Resync {
-                client: std::sync::Arc::clone(&built.client),
-                shared: std::sync::Arc::clone(&self.parts.shared),
-                facts: self.facts.clone(),
-                sink: std::sync::Arc::clone(sink),
-                tasks: built.sync_tasks.clone(),
-            };
-            helpers.spawn(resync.run());
+        if built.chores.take_online() && deadlines.online.take().is_some() {
+            self.go_online(helpers).await?;
         }
         let owed = built.chores.take_owed();
         if !owed.is_empty() {
@@ -190,6 +186,26 @@ impl Attempt<'_> {
                 self.ask_for_code(phone.clone(), helpers);
             }
         }
+        Ok(())
+    }
+
+    /// Messages can be sent from here on.
+    async fn go_online(&self, helpers: &mut JoinSet<()>) -> Result<(), crate::store::StoreError> {
+        let (built, sink) = (self.built, &self.parts.sink);
+        self.facts.started().await?;
+        sink.signal(Signal::Online {
+            account: built.refresh_account(),
+        });
+        let resync = Resync {
+            client: std::sync::Arc::clone(&built.client),
+            backend: std::sync::Arc::clone(&built.backend),
+            shared: std::sync::Arc::clone(&self.parts.shared),
+            entropy: self.parts.entropy.clone(),
+            facts: self.facts.clone(),
+            sink: std::sync::Arc::clone(sink),
+            tasks: built.sync_tasks.clone(),
+        };
+        helpers.spawn(resync.run());
         Ok(())
     }
 
@@ -226,6 +242,14 @@ impl Attempt<'_> {
         if deadlines.login.is_some_and(|at| Instant::now() >= at) {
             watch.conclude_and_close(Cause::LoginTimeout);
             return;
+        }
+        if deadlines.online.is_some_and(|at| Instant::now() >= at) {
+            deadlines.online = None;
+            warn!("the app state is not synchronised yet; going online without it");
+            if let Err(error) = self.go_online(helpers).await {
+                watch.poison(error.to_string());
+                return;
+            }
         }
         if watch
             .undecodable_for()

@@ -21,13 +21,13 @@ use super::convert::person::from_users;
 use super::gate::AckGate;
 use super::handler::{Handler, interest};
 use super::hook::Hook;
-use super::http::NoMedia;
+use super::http::MediaHttp;
 use super::mappings::{MappingCache, Mappings};
 use super::pairing::DeviceFlush;
 use super::spent::Spent;
 use super::transport::{Dialer, Factory};
 use super::watch::Watch;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Entropy};
 use crate::domain::person::Person;
 use crate::provider::contract::{OpenError, Sink};
 use crate::store::KeySpace;
@@ -36,9 +36,11 @@ use crate::store::KeySpace;
 pub(super) struct Parts {
     pub(super) config: Arc<MultideviceConfig>,
     pub(super) dialer: Arc<Dialer>,
+    pub(super) media: MediaHttp,
     pub(super) keys: KeySpace,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Entropy,
     pub(super) shared: Arc<Shared>,
     pub(super) mappings: Arc<Mappings>,
 }
@@ -142,7 +144,7 @@ pub(super) async fn build(parts: &Parts) -> Result<Built, OpenError> {
         .with_runtime(TokioRuntime)
         .with_persistence_manager(manager)
         .with_transport_factory(factory)
-        .with_http_client(NoMedia)
+        .with_http_client(parts.media.clone())
         .with_version_override(parts.config.version)
         .with_cache_config(cache_config(parts, &backend))
         .with_inbound_durability_hook(hook)

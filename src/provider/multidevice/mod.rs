@@ -51,6 +51,7 @@ use async_trait::async_trait;
 
 pub use self::config::{ConfigError, MultideviceConfig, Platform};
 pub use self::endpoint::{Endpoint, EndpointError, SIMULATOR_BUILD};
+use self::http::MediaHttp;
 use self::line::MultideviceLine;
 use self::transport::Dialer;
 use super::contract::{Capabilities, EncodeError, Encoded, Line, OpenError, Provider, Sink};
@@ -67,6 +68,7 @@ pub const NAME: &str = "multidevice";
 pub struct MultideviceProvider {
     config: Arc<MultideviceConfig>,
     dialer: Arc<Dialer>,
+    media: MediaHttp,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
 }
@@ -91,14 +93,17 @@ impl MultideviceProvider {
         entropy: Entropy,
     ) -> Result<Self, ConfigError> {
         let endpoint = config.validate()?;
+        let tls = tls::client_config(&config.extra_roots)?;
+        let media = MediaHttp::new(&tls);
         let dialer = Dialer {
             endpoint,
-            tls: tls::client_config(&config.extra_roots)?,
+            tls,
             timeout: config.connect_timeout,
         };
         Ok(Self {
             config: Arc::new(config),
             dialer: Arc::new(dialer),
+            media,
             clock,
             entropy,
         })
@@ -134,9 +139,11 @@ impl Provider for MultideviceProvider {
         let parts = client::Parts {
             config: Arc::clone(&self.config),
             dialer: Arc::clone(&self.dialer),
+            media: self.media.clone(),
             keys: store.keys(),
             sink,
             clock: Arc::clone(&self.clock),
+            entropy: self.entropy.clone(),
             shared: Arc::default(),
             mappings: mappings::Mappings::new(self.config.mapping_cache),
         };

@@ -16,20 +16,28 @@ use whatsapp_rust::Client;
 use whatsapp_rust::async_channel::Receiver;
 use whatsapp_rust::sync_task::MajorSyncTask;
 
-use super::backend::Shared;
+use super::backend::{KeyBackend, Shared};
 use super::facts::{COLLECTIONS, Facts, Owed};
+use crate::domain::clock::Entropy;
 use crate::provider::contract::{Signal, Sink};
 use crate::store::StoreError;
 
 /// How long the library gets to do what the server announced before it is asked for.
 const LIBRARY_FIRST: Duration = Duration::from_secs(5);
-/// How long until what could not be synchronised is tried again on the same connection.
+/// How long until what could not be synchronised is tried again on the same connection, at first; twice
+/// as long each time after that.
 const TRY_AGAIN: Duration = Duration::from_mins(1);
+/// How long until somebody looks whether something is owed again.
+const LOOK_AGAIN: Duration = Duration::from_mins(10);
+/// The longest such pause.
+const TRY_LAST: Duration = Duration::from_hours(6);
 
 /// Works off what is owed while a connection is up.
 pub(super) struct Resync {
     pub(super) client: Arc<Client>,
+    pub(super) backend: Arc<KeyBackend>,
     pub(super) shared: Arc<Shared>,
+    pub(super) entropy: Entropy,
     pub(super) facts: Facts,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) tasks: Receiver<MajorSyncTask>,
@@ -38,19 +46,29 @@ pub(super) struct Resync {
 impl Resync {
     /// Runs until the connection ends; the caller aborts it then.
     pub(super) async fn run(self) {
-        if let Err(error) = self.settle().await {
-            warn!(%error, "what is owed of the app state cannot be read");
-        }
+        let mut pauses = Pauses::default();
         loop {
-            tokio::select! {
-                task = self.tasks.recv() => match task {
-                    Ok(task) => self.take(task).await,
-                    Err(_) => return,
-                },
-                () = tokio::time::sleep(TRY_AGAIN) => {
-                    if let Err(error) = self.settle().await {
-                        warn!(%error, "what is owed of the app state cannot be read");
-                    }
+            let open = self.settle().await.unwrap_or_else(|error| {
+                warn!(%error, "what is owed of the app state cannot be read");
+                true
+            });
+            if !open {
+                pauses = Pauses::default();
+            }
+            let pause = if open {
+                pauses.next(&self.entropy)
+            } else {
+                LOOK_AGAIN
+            };
+            let pause = tokio::time::sleep(pause);
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    task = self.tasks.recv() => match task {
+                        Ok(task) => self.take(task).await,
+                        Err(_) => return,
+                    },
+                    () = &mut pause => break,
                 }
             }
         }
@@ -72,8 +90,9 @@ impl Resync {
         }
     }
 
-    /// Synchronises everything owed, the critical collections first.
-    async fn settle(&self) -> Result<(), StoreError> {
+    /// Synchronises everything owed, the critical collections first. Returns whether something is still
+    /// owed.
+    async fn settle(&self) -> Result<bool, StoreError> {
         let mut open = false;
         for name in COLLECTIONS {
             if let Some(what) = self.facts.owed(name).await? {
@@ -84,13 +103,17 @@ impl Resync {
             self.facts.initial_sync_done().await?;
             self.sink.signal(Signal::InitialSyncDone);
         }
-        Ok(())
+        Ok(open)
     }
 
     /// Returns whether the collection is up to date now.
     async fn sync(&self, name: WAPatchName, what: Owed) -> bool {
         let before = self.shared.version_writes(name.as_str());
         let full_sync = what == Owed::Snapshot;
+        if full_sync && let Err(error) = self.backend.forget_collection(name.as_str()).await {
+            warn!(%error, "an app-state collection cannot be read anew");
+            return false;
+        }
         self.client
             .process_sync_task(MajorSyncTask::AppStateSync { name, full_sync })
             .await;
@@ -98,6 +121,22 @@ impl Resync {
             self.client.is_connected() && self.shared.version_writes(name.as_str()) > before;
         debug!(collection = name.as_str(), full_sync, synced, "app state");
         synced && self.facts.synced(name).await.is_ok()
+    }
+}
+
+/// The pauses between attempts: doubling, each somewhere in its upper half.
+#[derive(Debug, Default)]
+struct Pauses {
+    tried: u32,
+}
+
+impl Pauses {
+    fn next(&mut self, entropy: &Entropy) -> Duration {
+        let doubled = TRY_AGAIN.saturating_mul(2_u32.saturating_pow(self.tried));
+        self.tried = self.tried.saturating_add(1);
+        let half = doubled.min(TRY_LAST) / 2;
+        let spread = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
+        half + Duration::from_millis(entropy.up_to(spread))
     }
 }
 
@@ -140,5 +179,23 @@ impl Announced {
                 let _ = self.facts.synced(name).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let entropy = Entropy::seeded(1);
+        let mut pauses = Pauses::default();
+        let taken: Vec<_> = (0..40).map(|_| pauses.next(&entropy)).collect();
+        assert!(taken[0] >= TRY_AGAIN / 2 && taken[0] <= TRY_AGAIN);
+        for (n, pause) in taken.iter().enumerate().take(8) {
+            assert!(*pause >= TRY_AGAIN * 2_u32.pow(u32::try_from(n).unwrap()) / 2);
+        }
+        assert!(taken.iter().all(|pause| *pause <= TRY_LAST));
+        assert!(taken[39] >= TRY_LAST / 2);
     }
 }

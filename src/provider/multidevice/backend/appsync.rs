@@ -190,6 +190,19 @@ impl AppSyncStore for KeyBackend {
     }
 }
 
+impl KeyBackend {
+    /// Forgets how far a collection was read, so that its snapshot is taken in as if it were new: the
+    /// library skips a snapshot that is no newer than what it knows.
+    pub(in super::super) async fn forget_collection(&self, name: &str) -> Result<()> {
+        let _one_at_a_time = self.shared.locks.macs.lock().await;
+        let version = KeyBatch::new().delete(KeyKind::SyncVersion, KeyId::name(name));
+        let batch = (0..BUCKETS).fold(version, |batch, bucket| {
+            batch.delete(KeyKind::MutationMac, bucket_id(name, bucket))
+        });
+        self.commit_ordered(batch).await
+    }
+}
+
 fn latest_key_id() -> KeyId {
     KeyId::name("latest-sync-key")
 }
