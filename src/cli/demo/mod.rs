@@ -206,7 +206,7 @@ impl DemoCommand {
         }
         tally.inbound.arrived = traffic::journal(&stage.recipe, &cast.session).await?;
         let ledger = stage.simulator.control.ledger().await?;
-        tally.read_ledger(&ledger, digits(CUSTOMER));
+        tally.read_ledger(&ledger, digits(NUMBER), digits(CUSTOMER));
         Ok(tally)
     }
 }
@@ -218,7 +218,8 @@ fn joined<T>(outcome: Result<Result<T, Failure>, tokio::task::JoinError>) -> Res
 /// Whether nothing is missing on either side.
 async fn arrived(stage: &Stage, cast: &Cast, sent: &Tally) -> Result<bool, Failure> {
     let mut tally = sent.clone();
-    tally.read_ledger(&stage.simulator.control.ledger().await?, digits(CUSTOMER));
+    let ledger = stage.simulator.control.ledger().await?;
+    tally.read_ledger(&ledger, digits(NUMBER), digits(CUSTOMER));
     if !tally.outbound.lost().is_empty() {
         return Ok(false);
     }

@@ -1,5 +1,8 @@
-//! The reckoning: every message id that was sent is looked up on the other side, by what the simulator
-//! saw and what the journal holds. The daemon's own opinion of itself does not count.
+//! The reckoning: every message id that was sent is looked up on the other side.
+//!
+//! The simulator's log says what reached whom: what the customer's screen showed and the server
+//! acknowledged, and what the number's device confirmed. What a messaging core would read, the journal,
+//! has to hold the same, once. The daemon's own opinion of itself does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,16 +13,18 @@ use super::simulator::Entry;
 pub(super) struct Direction {
     /// Ids whose sender was told that they are safe.
     pub(super) sent: BTreeSet<String>,
+    /// Ids that are settled between server and device, by the simulator's log.
+    pub(super) settled: BTreeSet<String>,
     /// How often each id turned up on the other side.
     pub(super) arrived: BTreeMap<String, usize>,
 }
 
 impl Direction {
-    /// Ids that never turned up.
+    /// Ids that never turned up, or that the simulator still has to settle.
     pub(super) fn lost(&self) -> Vec<&String> {
         self.sent
             .iter()
-            .filter(|id| !self.arrived.contains_key(*id))
+            .filter(|id| !(self.arrived.contains_key(*id) && self.settled.contains(*id)))
             .collect()
     }
 
@@ -54,13 +59,26 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Reads the customer's screen and the violations off the simulator's ledger.
-    pub(super) fn read_ledger(&mut self, ledger: &[Entry], customer: &str) {
+    /// Reads what happened to the messages between `number` and `customer`, and the violations, off the
+    /// simulator's ledger.
+    pub(super) fn read_ledger(&mut self, ledger: &[Entry], number: &str, customer: &str) {
+        let of_number = |device: Option<&str>| {
+            device.and_then(|device| device.split(':').next()) == Some(number)
+        };
         for entry in ledger {
+            let id = entry.text("id").map(str::to_owned);
             match entry.event.as_str() {
+                "message_acked" if of_number(entry.text("to")) => self.outbound.settled.extend(id),
+                "confirmed"
+                    if entry.text("class") == Some("message")
+                        && entry.text("error").is_none()
+                        && of_number(entry.text("by")) =>
+                {
+                    self.inbound.settled.extend(id);
+                }
                 "displayed" if entry.text("by") == Some(customer) => {
-                    if let Some(id) = entry.text("id") {
-                        *self.outbound.arrived.entry(id.to_owned()).or_default() += 1;
+                    if let Some(id) = id {
+                        *self.outbound.arrived.entry(id).or_default() += 1;
                     }
                 }
                 "violation" => self.violations.push(format!(
@@ -122,6 +140,7 @@ mod tests {
     fn direction(sent: &[&str], arrived: &[(&str, usize)]) -> Direction {
         Direction {
             sent: sent.iter().map(|id| (*id).to_owned()).collect(),
+            settled: arrived.iter().map(|(id, _)| (*id).to_owned()).collect(),
             arrived: arrived
                 .iter()
                 .map(|(id, times)| ((*id).to_owned(), *times))
@@ -159,20 +178,41 @@ mod tests {
     }
 
     #[test]
+    fn what_the_simulator_has_not_settled_is_not_received() {
+        let mut inbound = direction(&["c", "d"], &[("c", 1), ("d", 1)]);
+        inbound.settled.remove("d");
+        let tally = Tally {
+            inbound,
+            ..Tally::default()
+        };
+        assert!(!tally.is_clean());
+        assert_eq!(
+            tally.verdict(),
+            "demo: sent 2 received 1 lost 1 duplicated 0"
+        );
+    }
+
+    #[test]
     fn the_ledger_is_read_as_the_simulator_writes_it() {
         let ledger: Vec<Entry> = serde_json::from_str(
             r#"[{"seq":0,"at":1,"event":"displayed","id":"A","by":"2348030000002","from":"x:1"},
                 {"seq":1,"at":1,"event":"displayed","id":"A","by":"2348030000009","from":"x:1"},
                 {"seq":2,"at":2,"event":"violation","device":"x:1","what":"reused"},
-                {"seq":3,"at":2,"event":"scanned","connection":1,"device":1}]"#,
+                {"seq":3,"at":2,"event":"scanned","connection":1,"device":1},
+                {"seq":4,"at":2,"event":"message_acked","id":"A","to":"2348030000001:1"},
+                {"seq":5,"at":2,"event":"confirmed","class":"message","id":"B","by":"2348030000001:1"},
+                {"seq":6,"at":2,"event":"confirmed","class":"receipt","id":"C","by":"2348030000001:1"},
+                {"seq":7,"at":2,"event":"confirmed","class":"message","id":"D","by":"2348030000009:1"}]"#,
         )
         .unwrap();
         let mut tally = Tally::default();
-        tally.read_ledger(&ledger, "2348030000002");
+        tally.read_ledger(&ledger, "2348030000001", "2348030000002");
         assert_eq!(
             tally.outbound.arrived,
             BTreeMap::from([("A".to_owned(), 1)])
         );
+        assert_eq!(tally.outbound.settled, BTreeSet::from(["A".to_owned()]));
+        assert_eq!(tally.inbound.settled, BTreeSet::from(["B".to_owned()]));
         assert_eq!(tally.violations, ["x:1: reused"]);
     }
 }

@@ -1,5 +1,6 @@
 //! `trunkline pair`: links a number, with the QR in the terminal.
 
+mod picture;
 mod qr;
 mod screen;
 

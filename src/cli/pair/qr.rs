@@ -35,6 +35,12 @@ pub(crate) fn draw(payload: &str) -> Option<Vec<String>> {
     Some(lines)
 }
 
+/// Columns of the drawing, twice its rows.
+pub(crate) fn side(payload: &str) -> Option<usize> {
+    let code = QRBuilder::new(payload).ecl(ECL::L).build().ok()?;
+    Some(code.size + 2 * QUIET)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
