@@ -1,5 +1,5 @@
-//! Every way WhatsApp ends a connection, ordered from the simulator, ends in the right state (design §4;
-//! the table in the protocol notes), the causes that the protocol library hides included.
+//! Every way WhatsApp ends a connection, ordered from the simulator, ends in the right
+//! state, the causes that the protocol library hides included.
 
 #![cfg(feature = "simulator")]
 #![allow(

@@ -69,6 +69,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("sub", "agent", "a word about how it was made"),
     ("AI", " agent", "a word about how it was made"),
     ("Co-Author", "ed-By", "a word about how it was made"),
+    ("desi", "gn §", "a document that is not in the repository"),
 ];
 
 /// The reason a line is refused, if it is.

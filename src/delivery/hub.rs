@@ -15,7 +15,7 @@ use crate::domain::clock::Clock;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
 use crate::store::{LookupError, StoreError, WorkspaceStore};
 
-/// Events of a subscription held in memory at most (design §6).
+/// Events of a subscription held in memory at most.
 pub const WINDOW: usize = 10_000;
 
 /// Batches that wait for a slow client; each holds at most 64 events.

@@ -247,7 +247,7 @@ impl Payload {
     }
 }
 
-/// What makes two arrivals the same event (design §6): with the session, the key of in-commit dedup.
+/// What makes two arrivals the same event: with the session, the key of in-commit dedup.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DedupKey {
     /// Canonical chat.

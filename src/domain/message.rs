@@ -70,7 +70,7 @@ pub struct InboundMessage {
     pub quoted: Option<String>,
 }
 
-/// Where an outbound message is. States only move forward (design §7).
+/// Where an outbound message is. States only move forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageState {

@@ -23,7 +23,7 @@ pub struct Person {
 
 impl Person {
     /// The form used for deduplication and ordering: LID once known, else the phone-number JID, else
-    /// the provider's id (design §6).
+    /// the provider's id.
     pub fn canonical(&self) -> &str {
         self.lid
             .as_deref()

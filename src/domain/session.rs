@@ -28,7 +28,7 @@ pub enum Login {
     LoggedOut,
 }
 
-/// Where the connection is (design §4).
+/// Where the connection is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Connection {

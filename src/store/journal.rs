@@ -490,7 +490,7 @@ fn header(key: &[u8], row: &HeaderRow) -> Result<Header, StoreError> {
     })
 }
 
-/// Session and canonical chat: events of one key are delivered in order (design §6).
+/// Session and canonical chat: events of one key are delivered in order.
 pub(super) fn ordering_key(session: Option<&SessionId>, payload: &Payload) -> String {
     match (session, payload.chat()) {
         (Some(session), Some(chat)) => format!("{session}/{}", chat.canonical()),

@@ -1,6 +1,6 @@
 //! The durable engine: sled 0.34.7. The only file that knows it.
 //!
-//! What the code has to respect, measured (see `docs/adr`):
+//! What the code has to respect, measured (see `docs/adr/0003-sled-with-our-own-sync.md`):
 //! - `flush` is not durable on Linux (it ends in `sync_file_range`): our own `fdatasync` of the `db`
 //!   file follows each one. Without it, power cuts left stores that would not open.
 //! - `flush_async` hangs with 16 or more callers: never used.

@@ -151,7 +151,7 @@ async fn leftovers_of_a_killed_opening_do_not_matter() {
     open(fresh.path()).unwrap();
 }
 
-/// Design §5: what goes to a file beside the log is not covered by our sync of the log.
+/// What goes to a file beside the log is not covered by our sync of the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_value_ever_leaves_the_log() {
     let dir = tempfile::tempdir().unwrap();
