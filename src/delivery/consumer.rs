@@ -28,6 +28,14 @@ pub enum Delivery {
     Failed(StoreError),
 }
 
+/// A delivery on its way to the consumer.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    /// The number of the batch, if these are leases; 0 otherwise.
+    pub(super) batch: u64,
+    pub(super) delivery: Delivery,
+}
+
 /// An event leased to a stream.
 #[derive(Debug, Clone)]
 pub struct Delivered {
@@ -138,7 +146,9 @@ impl Settler {
 #[derive(Debug)]
 pub struct Consumer {
     pub(super) settler: Settler,
-    pub(super) deliveries: mpsc::Receiver<Delivery>,
+    pub(super) deliveries: mpsc::Receiver<Parcel>,
+    /// The last batch of leases that was taken.
+    pub(super) taken: u64,
     pub(super) ack_deadline: Duration,
     pub(super) ending: Ending,
 }
@@ -154,9 +164,12 @@ impl Consumer {
         self.settler.clone()
     }
 
-    /// The next thing that arrives; `None` at the end.
+    /// The next thing that arrives; `None` at the end. The clocks of leases begin when they are taken
+    /// here, and more are given out only then: take no more than can be passed on.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
+        let parcel = self.deliveries.recv().await?;
+        self.taken = self.taken.max(parcel.batch);
+        Some(parcel.delivery)
     }
 
     /// The consumer finished in order: what it holds goes back without being charged an attempt.
@@ -171,6 +184,7 @@ impl Drop for Consumer {
         let command = Command::Close {
             stream: self.settler.stream,
             ending: self.ending,
+            taken: self.taken,
         };
         if let Err(mpsc::error::TrySendError::Full(command)) = runner.try_send(command) {
             // The mailbox is full: somebody has to wait, and drop cannot.

@@ -1,20 +1,15 @@
-//! A stream's own task: fetches payloads just ahead of what the client takes.
+//! A stream's own task: asks for leases when the client takes them, and fetches their payloads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::consumer::{Delivered, Delivery, Settled};
-use super::dispatch::Revision;
+use super::consumer::{Delivered, Delivery, Parcel, Settled};
+use super::dispatch::{Revision, StreamId};
 use super::runner::Command;
-use crate::domain::clock::Timestamp;
-use crate::store::Journal;
-
-/// Events fetched at once, at most.
-const MOST_EVENTS: usize = 64;
-
-/// Bytes fetched at once, at most, unless one event is larger.
-const MOST_BYTES: u64 = 256 << 10;
+use crate::domain::clock::Clock;
+use crate::store::{Journal, StoreError};
 
 /// A lease whose payload is still in the journal.
 #[derive(Debug)]
@@ -22,104 +17,119 @@ pub(super) struct Lease {
     pub(super) ack_id: String,
     pub(super) revision: Revision,
     pub(super) attempt: u32,
-    pub(super) size: u64,
-    pub(super) expires: Timestamp,
+}
+
+/// What a stream is given at once.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Counts the stream's batches, from 1.
+    pub(super) number: u64,
+    pub(super) leases: Vec<Lease>,
 }
 
 /// What the runner hands over.
 #[derive(Debug)]
 pub(super) enum Forward {
-    Leases(Vec<Lease>),
+    Leases(Batch),
     Results(Vec<Settled>),
     /// Nothing follows.
     Last(Delivery),
 }
 
-/// Passes on what the runner hands over, until the client or the runner is gone.
-pub(super) async fn run(
-    journal: Journal,
-    mut queue: mpsc::UnboundedReceiver<Forward>,
-    out: mpsc::Sender<Delivery>,
-    permits: Arc<Semaphore>,
-    runner: mpsc::WeakSender<Command>,
-) {
-    loop {
-        let next = tokio::select! {
-            next = queue.recv() => next,
-            () = out.closed() => return,
-        };
-        let sent = match next {
-            None => return,
-            Some(Forward::Last(last)) => {
-                // A client that has left needs no last word.
-                let _ = out.send(last).await;
-                return;
-            }
-            Some(Forward::Results(results)) => {
-                let count = results.len();
-                let sent = out.send(Delivery::Results(results)).await.is_ok();
-                permits.add_permits(count);
-                sent
-            }
-            Some(Forward::Leases(leases)) => forward_leases(&journal, leases, &out, &runner).await,
-        };
-        if !sent {
-            return;
-        }
-    }
+/// The task of one stream.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    pub(super) stream: StreamId,
+    pub(super) journal: Journal,
+    pub(super) queue: mpsc::Receiver<Forward>,
+    /// Holds one parcel: that there is room means that the last one was taken.
+    pub(super) out: mpsc::Sender<Parcel>,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) runner: mpsc::WeakSender<Command>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ack_deadline: Duration,
 }
 
-/// Whether the client is still there.
-async fn forward_leases(
-    journal: &Journal,
-    leases: Vec<Lease>,
-    out: &mpsc::Sender<Delivery>,
-    runner: &mpsc::WeakSender<Command>,
-) -> bool {
-    let mut leases = leases.into_iter().peekable();
-    while leases.peek().is_some() {
-        // Room first: what is fetched is held in memory.
-        let Ok(room) = out.reserve().await else {
-            return false;
-        };
-        let mut chunk = Vec::new();
-        let mut bytes = 0;
-        while let Some(lease) = leases.next_if(|lease| {
-            chunk.is_empty() || chunk.len() < MOST_EVENTS && bytes + lease.size <= MOST_BYTES
-        }) {
-            bytes += lease.size;
-            chunk.push(lease);
-        }
-        let revisions: Vec<Revision> = chunk.iter().map(|lease| lease.revision).collect();
-        let events = match journal.get_many(&revisions).await {
-            Ok(events) => events,
-            Err(error) => {
-                room.send(Delivery::Failed(error));
-                return false;
+impl Forwarder {
+    /// Passes on what the runner hands over, until the client or the runner is gone.
+    pub(super) async fn run(mut self) {
+        let out = self.out.clone();
+        let mut asked = false;
+        loop {
+            let Ok(room) = out.reserve().await else {
+                return;
+            };
+            if !asked {
+                let stream = self.stream;
+                self.tell(Command::Ready { stream }).await;
+                asked = true;
             }
-        };
+            let next = tokio::select! {
+                next = self.queue.recv() => next,
+                () = out.closed() => return,
+            };
+            match next {
+                None => return,
+                Some(Forward::Last(delivery)) => {
+                    room.send(Parcel { batch: 0, delivery });
+                    return;
+                }
+                Some(Forward::Results(results)) => {
+                    let count = results.len();
+                    let delivery = Delivery::Results(results);
+                    room.send(Parcel { batch: 0, delivery });
+                    self.permits.add_permits(count);
+                }
+                Some(Forward::Leases(batch)) => {
+                    asked = false;
+                    let number = batch.number;
+                    match self.fetch(batch.leases).await {
+                        Ok(delivered) if delivered.is_empty() => {}
+                        Ok(delivered) => room.send(Parcel {
+                            batch: number,
+                            delivery: Delivery::Leases(delivered),
+                        }),
+                        Err(error) => {
+                            room.send(Parcel {
+                                batch: 0,
+                                delivery: Delivery::Failed(error),
+                            });
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fetches payloads; what the journal no longer has is reported and left out.
+    async fn fetch(&self, leases: Vec<Lease>) -> Result<Vec<Delivered>, StoreError> {
+        let revisions: Vec<Revision> = leases.iter().map(|lease| lease.revision).collect();
+        let events = self.journal.get_many(&revisions).await?;
+        let expires = self.clock.now().plus(self.ack_deadline);
         let mut vanished = Vec::new();
-        let mut delivered = Vec::with_capacity(chunk.len());
-        for (lease, event) in chunk.into_iter().zip(events) {
+        let mut delivered = Vec::with_capacity(leases.len());
+        for (lease, event) in leases.into_iter().zip(events) {
             match event {
                 Some(event) => delivered.push(Delivered {
                     ack_id: lease.ack_id,
                     attempt: lease.attempt,
-                    expires: lease.expires,
+                    expires,
                     event,
                 }),
                 None => vanished.push(lease.revision),
             }
         }
-        if !vanished.is_empty()
-            && let Some(runner) = runner.upgrade()
-            && runner.send(Command::Vanished(vanished)).await.is_err()
-        {
-            return false;
+        if !vanished.is_empty() {
+            self.tell(Command::Vanished(vanished)).await;
         }
-        if !delivered.is_empty() {
-            room.send(Delivery::Leases(delivered));
+        Ok(delivered)
+    }
+
+    /// Tells the runner something; one that is gone has left a last word in the queue.
+    async fn tell(&self, command: Command) {
+        if let Some(runner) = self.runner.upgrade() {
+            let _ = runner.send(command).await;
         }
     }
-    true
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::consumer::{Consumer, Delivery, MAX_UNREAD_RESULTS, Settler};
+use super::consumer::{Consumer, MAX_UNREAD_RESULTS, Settler};
 use super::dispatch::{Credit, Ending};
 use super::runner::{Command, MAILBOX, Runner, Stopped};
 use crate::domain::clock::Clock;
@@ -18,8 +18,8 @@ use crate::store::{LookupError, StoreError, WorkspaceStore};
 /// Events of a subscription held in memory at most.
 pub const WINDOW: usize = 10_000;
 
-/// Batches that wait for a slow client; each holds at most 64 events.
-const BUFFER: usize = 4;
+/// Batches that wait for a consumer. One: that there is room again then says that it was taken.
+const BUFFER: usize = 1;
 
 /// Why a stream could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -168,7 +168,7 @@ impl Hub {
 
 /// Asks a runner for a stream; `None` when it is at its end.
 async fn ask(runner: &mpsc::Sender<Command>, credit: Credit) -> Option<Consumer> {
-    let (out, deliveries) = mpsc::channel::<Delivery>(BUFFER);
+    let (out, deliveries) = mpsc::channel(BUFFER);
     let (opened, answer) = oneshot::channel();
     let permits = Arc::new(Semaphore::new(MAX_UNREAD_RESULTS));
     let command = Command::Open {
@@ -186,6 +186,7 @@ async fn ask(runner: &mpsc::Sender<Command>, credit: Credit) -> Option<Consumer>
             permits,
         },
         deliveries,
+        taken: 0,
         ack_deadline,
         ending: Ending::Broken,
     })

@@ -14,6 +14,8 @@ mod forward;
 mod hub;
 mod journal;
 mod runner;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use consumer::{

@@ -12,11 +12,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::consumer::{Delivery, Operation, OperationKind, Outcome, Settled};
+use super::consumer::{
+    Delivery, MAX_UNREAD_RESULTS, Operation, OperationKind, Outcome, Parcel, Settled,
+};
 use super::dispatch::{
     Credit, Dispatch, Ending, LeaseRef, Revision, Rules, StreamId, Waiter, Writes,
 };
-use super::forward::{self, Forward, Lease};
+use super::forward::{Batch, Forward, Forwarder, Lease};
 use super::journal::{Page, Reader, Skips, write};
 use super::token::Tokens;
 use crate::domain::clock::Clock;
@@ -36,12 +38,18 @@ pub(super) enum Command {
     /// Open a stream.
     Open {
         credit: Credit,
-        out: mpsc::Sender<Delivery>,
+        out: mpsc::Sender<Parcel>,
         permits: Arc<Semaphore>,
         opened: oneshot::Sender<(StreamId, Duration)>,
     },
-    /// End a stream.
-    Close { stream: StreamId, ending: Ending },
+    /// A stream has taken what it was given: give it more.
+    Ready { stream: StreamId },
+    /// End a stream, which has taken its batches up to `taken`.
+    Close {
+        stream: StreamId,
+        ending: Ending,
+        taken: u64,
+    },
     /// Ack, nack or extend.
     Settle {
         stream: StreamId,
@@ -68,11 +76,29 @@ pub(super) type StartError = LookupError;
 
 /// A stream as the runner knows it.
 struct Port {
-    /// To the task that fetches payloads. Bounded by the stream's credit and by its permits for results.
-    forward: mpsc::UnboundedSender<Forward>,
+    /// To the task that fetches payloads.
+    forward: mpsc::Sender<Forward>,
     /// Leases of this round.
     pending: Vec<Lease>,
+    /// The number of the last batch.
+    batch: u64,
 }
+
+impl Port {
+    /// Hands something to the task that fetches payloads.
+    fn hand(&self, forward: Forward) {
+        match self.forward.try_send(forward) {
+            // A task that is gone means a client that is gone: its Close is on the way.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::error!("a stream was handed more than its bounds allow");
+            }
+        }
+    }
+}
+
+/// What waits for the task of one stream at most: one result per permit, one batch, one last word.
+const FORWARD: usize = MAX_UNREAD_RESULTS + 2;
 
 /// The state of the task.
 pub(super) struct Runner {
@@ -242,8 +268,7 @@ impl Runner {
         let now = self.clock.elapsed();
         for (stream, port) in self.ports.drain() {
             self.machine.close(stream, Ending::Orderly, now);
-            // A task that is gone means a client that is gone.
-            let _ = port.forward.send(Forward::Last(last.clone()));
+            port.hand(Forward::Last(last.clone()));
         }
     }
 
@@ -303,19 +328,23 @@ impl Runner {
                 opened,
             } => {
                 let stream = self.machine.open(credit);
-                let (forward, queue) = mpsc::unbounded_channel();
+                let (forward, queue) = mpsc::channel(FORWARD);
                 let port = Port {
                     forward,
                     pending: Vec::new(),
+                    batch: 0,
                 };
-                let back = self.back.clone();
-                tokio::spawn(forward::run(
-                    self.journal.clone(),
+                let forwarder = Forwarder {
+                    stream,
+                    journal: self.journal.clone(),
                     queue,
                     out,
                     permits,
-                    back,
-                ));
+                    runner: self.back.clone(),
+                    clock: Arc::clone(&self.clock),
+                    ack_deadline: self.record.config.ack_deadline,
+                };
+                tokio::spawn(forwarder.run());
                 self.ports.insert(stream, port);
                 if opened
                     .send((stream, self.record.config.ack_deadline))
@@ -325,8 +354,16 @@ impl Runner {
                     self.machine.close(stream, Ending::Orderly, now);
                 }
             }
-            Command::Close { stream, ending } => {
-                self.ports.remove(&stream);
+            Command::Ready { stream } => self.machine.ready(stream, now),
+            Command::Close {
+                stream,
+                ending,
+                taken,
+            } => {
+                let port = self.ports.remove(&stream);
+                if port.is_some_and(|port| port.batch == taken) {
+                    self.machine.handed_over(stream, now);
+                }
                 self.machine.close(stream, ending, now);
             }
             Command::Settle {
@@ -405,24 +442,23 @@ impl Runner {
 
     /// Leases what may go, and hands the leases to their streams.
     fn give_out(&mut self, now: Duration) {
-        let wall = self.clock.now();
         for grant in self.machine.lease(now) {
             if let Some(port) = self.ports.get_mut(&grant.stream) {
                 port.pending.push(Lease {
                     ack_id: self.tokens.make(grant.revision, grant.lease),
                     revision: grant.revision,
                     attempt: grant.attempt,
-                    size: grant.size,
-                    expires: wall.plus(grant.deadline.saturating_sub(now)),
                 });
             }
         }
         for port in self.ports.values_mut() {
             if !port.pending.is_empty() {
-                // A task that is gone means a client that is gone: its Close is on the way.
-                let _ = port
-                    .forward
-                    .send(Forward::Leases(std::mem::take(&mut port.pending)));
+                port.batch += 1;
+                let batch = Batch {
+                    number: port.batch,
+                    leases: std::mem::take(&mut port.pending),
+                };
+                port.hand(Forward::Leases(batch));
             }
         }
     }
@@ -454,8 +490,7 @@ impl Runner {
         if let Some(port) = self.ports.get(&stream)
             && !results.is_empty()
         {
-            // As above.
-            let _ = port.forward.send(Forward::Results(results));
+            port.hand(Forward::Results(results));
         }
     }
 }

@@ -17,8 +17,10 @@ pub(super) enum State {
         lease: u64,
         /// To whom.
         stream: StreamId,
-        /// Until when.
+        /// Until when; before it was handed over: how long it waits for that.
         deadline: Duration,
+        /// Whether the stream has taken it. Only then can a delivery fail.
+        handed_over: bool,
     },
     /// Acked (or given up), and waiting for earlier events of its key.
     Held,
@@ -106,6 +108,10 @@ pub(super) struct Stream {
     /// Leased events that are delivered in isolation.
     pub(super) suspects: usize,
     pub(super) leases: BTreeSet<Revision>,
+    /// What it can take at once now; `None` while it has not taken what it was given.
+    pub(super) room: Option<Credit>,
+    /// Given and not taken yet: events and their leases.
+    pub(super) on_the_way: Vec<(Revision, u64)>,
     /// Keys it holds whose next event may go out.
     pub(super) ready: VecDeque<Hash>,
 }
@@ -118,6 +124,8 @@ impl Stream {
             bytes: 0,
             suspects: 0,
             leases: BTreeSet::new(),
+            room: None,
+            on_the_way: Vec::new(),
             ready: VecDeque::new(),
         }
     }
@@ -127,9 +135,18 @@ impl Stream {
         self.events < self.credit.events && (self.events == 0 || self.bytes < self.credit.bytes)
     }
 
-    /// Whether it may take an event of `size` bytes.
+    /// Whether it may be given an event now.
+    pub(super) fn is_open(&self) -> bool {
+        self.has_credit() && self.room.is_some_and(|room| room.events > 0)
+    }
+
+    /// Whether it may be given an event of `size` bytes now.
     pub(super) fn fits(&self, size: u64) -> bool {
-        self.events < self.credit.events
-            && (self.events == 0 || self.bytes.saturating_add(size) <= self.credit.bytes)
+        let in_credit = self.events < self.credit.events
+            && (self.events == 0 || self.bytes.saturating_add(size) <= self.credit.bytes);
+        let in_room = self.room.is_some_and(|room| {
+            room.events > 0 && (self.on_the_way.is_empty() || size <= room.bytes)
+        });
+        in_credit && in_room
     }
 }

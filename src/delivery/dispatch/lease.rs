@@ -3,8 +3,15 @@
 use std::time::Duration;
 
 use super::entry::{Place, State, Stream};
-use super::{BURST, Dispatch, Revision, SUSPECT_AFTER, StreamId};
+use super::{BURST, Credit, Dispatch, Revision, SUSPECT_AFTER, StreamId};
 use crate::store::Hash;
+
+/// Given to a stream at once, at most; a larger event goes alone. Little, because the leases of what waits
+/// on the way to a slow client run out before it has read them.
+const BATCH: Credit = Credit {
+    events: 32,
+    bytes: 256 << 10,
+};
 
 /// An event given to a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +24,6 @@ pub(in crate::delivery) struct Grant {
     pub(in crate::delivery) lease: u64,
     /// Which delivery this is, from 1, not counting ones that were taken back unharmed.
     pub(in crate::delivery) attempt: u32,
-    /// Its size in bytes, for batching.
-    pub(in crate::delivery) size: u64,
-    /// When the lease ends at the earliest.
-    pub(in crate::delivery) deadline: Duration,
 }
 
 /// Why a stream takes no more of a key.
@@ -34,7 +37,39 @@ enum Stop {
 }
 
 impl Dispatch {
-    /// Gives out whatever may go now, in turns among streams and keys.
+    /// A stream has taken what it was given last, if anything: it may be given a batch.
+    pub(in crate::delivery) fn ready(&mut self, id: StreamId, now: Duration) {
+        self.handed_over(id, now);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.room = Some(BATCH);
+        }
+    }
+
+    /// A stream has taken what it was given last: the clocks of those leases begin.
+    pub(in crate::delivery) fn handed_over(&mut self, id: StreamId, now: Duration) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        for (revision, given) in std::mem::take(&mut stream.on_the_way) {
+            if let Some(entry) = self.entries.get_mut(&revision)
+                && let State::Leased {
+                    lease,
+                    deadline,
+                    handed_over,
+                    ..
+                } = &mut entry.state
+                && *lease == given
+            {
+                *handed_over = true;
+                // An extension may have come first.
+                let until = (now + self.rules.ack_deadline).max(*deadline);
+                self.move_deadline(revision, until);
+            }
+        }
+    }
+
+    /// Gives out whatever may go now, in turns among streams and keys: to each stream a batch at most,
+    /// and none to one that has not taken its last.
     pub(in crate::delivery) fn lease(&mut self, now: Duration) -> Vec<Grant> {
         let mut grants = Vec::new();
         let turn = self.turn;
@@ -51,15 +86,21 @@ impl Dispatch {
                 self.lease_to(*id, now, &mut grants);
             }
             if grants.len() == before {
-                return grants;
+                break;
             }
         }
+        for stream in self.streams.values_mut() {
+            if !stream.on_the_way.is_empty() {
+                stream.room = None;
+            }
+        }
+        grants
     }
 
     fn lease_to(&mut self, id: StreamId, now: Duration, grants: &mut Vec<Grant>) {
         let mut left = BURST;
         let mut passed_over = Vec::new();
-        while left > 0 && self.streams.get(&id).is_some_and(Stream::has_credit) {
+        while left > 0 && self.streams.get(&id).is_some_and(Stream::is_open) {
             let Some(key) = self.next_key(id) else { break };
             let before = grants.len();
             let stop = self.lease_key(id, key, now, left, grants);
@@ -132,11 +173,17 @@ impl Dispatch {
                 lease,
                 stream: id,
                 deadline,
+                handed_over: false,
             };
             entry.last_lease = Some(lease);
             stream.leases.insert(revision);
             stream.events += 1;
             stream.bytes += entry.size;
+            if let Some(room) = &mut stream.room {
+                room.events -= 1;
+                room.bytes = room.bytes.saturating_sub(entry.size);
+            }
+            stream.on_the_way.push((revision, lease));
             stream.suspects += usize::from(suspect);
             record.leased += 1;
             record.holder = Some(id);
@@ -147,8 +194,6 @@ impl Dispatch {
                 revision,
                 lease,
                 attempt: entry.attempts.saturating_add(1),
-                size: entry.size,
-                deadline,
             });
         }
         Stop::Done

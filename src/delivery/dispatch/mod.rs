@@ -5,6 +5,11 @@
 //! in the journal: the tail of a key that cannot be delivered now is *spilled* (dropped from memory,
 //! remembered as "from this revision on") and read again when the key moves.
 //!
+//! A stream is given a batch at a time, and the next one when it has taken the last. The clock of a lease
+//! begins when its stream has taken it; what is not taken in time goes to other streams, and only what
+//! was taken is ever charged an attempt. A consumer that stops reading so holds one batch, however much
+//! credit it asked for.
+//!
 //! A lease ends by ack, nack, deadline, or with its stream. When an event fails, everything later in its
 //! key is taken back too and comes again in order, without being charged: attempts count against the
 //! event that failed. The clock of a lease runs while it is the first of its key, because nothing after
@@ -112,7 +117,8 @@ pub(super) struct Dispatch {
 pub(super) enum Ending {
     /// The client finished, or we are stopping: its events go back unharmed.
     Orderly,
-    /// The connection broke: the first event of each key may be why, and is charged an attempt.
+    /// The connection broke: the first event of each key, if it was handed over, may be why, and is
+    /// charged an attempt.
     Broken,
 }
 
@@ -160,10 +166,13 @@ impl Dispatch {
             }
         }
         for (key, first) in firsts {
-            if ending == Ending::Broken {
-                if let Some(entry) = self.entries.get_mut(&first) {
-                    entry.drops = entry.drops.saturating_add(1);
-                }
+            if ending == Ending::Broken
+                && let Some(entry) = self.entries.get_mut(&first)
+                && let State::Leased {
+                    handed_over: true, ..
+                } = entry.state
+            {
+                entry.drops = entry.drops.saturating_add(1);
                 self.charge(first);
             }
             self.take_back(key, first, true);

@@ -207,12 +207,34 @@ impl Dispatch {
         let Some(entry) = self.entries.get(&revision) else {
             return;
         };
+        if let State::Leased {
+            handed_over: false, ..
+        } = entry.state
+        {
+            self.give_back(revision, now);
+            return;
+        }
         let first = self.first_leased(entry.key);
         match first.filter(|first| *first != revision) {
             // Its turn has not come: its clock has not begun.
             Some(_) => self.move_deadline(revision, now + self.rules.ack_deadline),
             None => self.fail(revision, None, true, now),
         }
+    }
+
+    /// A stream did not take an event in time: others may have it. Nothing was delivered, so nothing
+    /// failed.
+    fn give_back(&mut self, revision: Revision, now: Duration) {
+        let Some(key) = self.entries.get(&revision).map(|entry| entry.key) else {
+            return;
+        };
+        self.release(revision);
+        if let Some(record) = self.keys.get_mut(&key)
+            && let Some(index) = record.index(revision)
+        {
+            record.next = record.next.min(index);
+        }
+        self.place(key, now);
     }
 
     /// A delivery failed. `late_ack`: whether an ack of it is still welcome until it is given out again.

@@ -32,6 +32,10 @@ enum Op {
         stream: usize,
         broken: bool,
     },
+    /// The client stops reading, for good.
+    Hang {
+        stream: usize,
+    },
     Ack {
         grant: usize,
     },
@@ -57,6 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0_u8..5, 1_u64..40).prop_map(|(key, size)| Op::Append { key, size }),
         2 => (1_u64..6, 1_u64..80).prop_map(|(events, bytes)| Op::Open { events, bytes }),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(stream, broken)| Op::Close { stream, broken }),
+        1 => any::<usize>().prop_map(|stream| Op::Hang { stream }),
         6 => any::<usize>().prop_map(|grant| Op::Ack { grant }),
         1 => any::<usize>().prop_map(|event| Op::OldAck { event }),
         2 => (any::<usize>(), prop::option::of(0_u64..30))
@@ -81,6 +86,8 @@ struct Known {
     /// An ack was accepted and neither confirmed nor overtaken.
     acked: bool,
     settled: bool,
+    /// Some lease of it was handed over.
+    delivered: bool,
 }
 
 struct World {
@@ -91,6 +98,10 @@ struct World {
     known: BTreeMap<Revision, Known>,
     grants: Vec<Grant>,
     streams: BTreeMap<StreamId, Credit>,
+    /// Streams whose clients do not read.
+    hung: BTreeSet<StreamId>,
+    /// Leases that no client has seen.
+    unseen: BTreeSet<u64>,
     acks: u64,
 }
 
@@ -109,6 +120,8 @@ impl World {
             known: BTreeMap::new(),
             grants: Vec::new(),
             streams: BTreeMap::new(),
+            hung: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             acks: 0,
         }
     }
@@ -142,6 +155,7 @@ impl World {
                 progress |= before != (self.machine.cursor(), self.machine.len());
             }
             assert!(self.machine.len() <= self.rules.window);
+            self.take_batches();
             let grants = self.machine.lease(self.now);
             progress |= !grants.is_empty();
             for grant in grants {
@@ -151,6 +165,18 @@ impl World {
             self.learn();
             if !progress {
                 return;
+            }
+        }
+    }
+
+    /// Clients that read take what they were given.
+    fn take_batches(&mut self) {
+        for id in self.streams.keys().filter(|id| !self.hung.contains(id)) {
+            self.machine.ready(*id, self.now);
+        }
+        for grant in &self.grants {
+            if !self.hung.contains(&grant.stream) && self.unseen.remove(&grant.lease) {
+                self.known.get_mut(&grant.revision).unwrap().delivered = true;
             }
         }
     }
@@ -190,6 +216,7 @@ impl World {
             assert!(grant.lease > lease, "leases must differ");
         }
         known.lease = Some((grant.lease, grant.stream));
+        self.unseen.insert(grant.lease);
         let credit = self.streams[&grant.stream];
         let held: Vec<u64> = self
             .machine
@@ -219,6 +246,12 @@ impl World {
     /// Writes what is to be written, and checks that it is in order within each key.
     fn write(&mut self) {
         let writes = self.machine.take_writes();
+        for revision in &writes.charges {
+            assert!(
+                self.known[revision].delivered,
+                "{revision} is charged although no client has seen it"
+            );
+        }
         let dead = writes.dead.iter().map(|(revision, _)| *revision);
         let settled: BTreeSet<_> = writes.acks.iter().copied().chain(dead).collect();
         for revision in &settled {
@@ -253,7 +286,8 @@ impl World {
 
     fn pick(&self, at: usize) -> Option<Grant> {
         let at = at.checked_rem(self.grants.len())?;
-        self.grants.get(at).cloned()
+        let grant = self.grants.get(at).cloned();
+        grant.filter(|grant| !self.unseen.contains(&grant.lease))
     }
 
     fn lease_ref(grant: &Grant) -> LeaseRef {
@@ -286,6 +320,12 @@ impl World {
                     };
                     self.machine.close(ids[at], ending, self.now);
                     self.streams.remove(&ids[at]);
+                }
+            }
+            Op::Hang { stream } => {
+                let ids: Vec<_> = self.streams.keys().copied().collect();
+                if let Some(at) = stream.checked_rem(ids.len()) {
+                    self.hung.insert(ids[at]);
                 }
             }
             Op::Ack { grant } => {
@@ -506,6 +546,79 @@ fn the_clock_of_a_lease_runs_while_it_is_first() {
 }
 
 #[test]
+fn a_stream_that_does_not_read_holds_one_batch_and_is_charged_nothing() {
+    let mut world = with_events(&[], 1);
+    for number in 0..90 {
+        world.apply(&Op::Append {
+            key: number,
+            size: 1,
+        });
+    }
+    let credit = Credit {
+        events: 1_000,
+        bytes: 1_000_000,
+    };
+    let hung = world.machine.open(credit);
+    world.streams.insert(hung, credit);
+    world.hung.insert(hung);
+    world.machine.ready(hung, world.now);
+    world.run();
+    assert_eq!(world.grants.len(), 32, "one batch");
+    world.now += DEADLINE * 2;
+    world.machine.tick(world.now);
+    world.run();
+    assert_eq!(world.grants.len(), 32, "and no more until it is taken");
+    assert!(world.machine.take_writes().is_empty(), "nothing is charged");
+
+    let other = open(&mut world, 1_000);
+    let given: BTreeSet<_> = world
+        .grants
+        .iter()
+        .filter(|grant| grant.stream == other && grant.attempt == 1)
+        .map(|grant| grant.revision)
+        .collect();
+    assert_eq!(given.len(), 90, "others are given all of it");
+}
+
+#[test]
+fn the_clock_of_a_lease_begins_when_it_is_handed_over() {
+    let mut world = with_events(&[1], 0);
+    let id = open(&mut world, 10);
+    world.machine.close(id, Ending::Orderly, world.now);
+    let credit = Credit {
+        events: 1,
+        bytes: 1,
+    };
+    let id = world.machine.open(credit);
+    world.machine.ready(id, world.now);
+    let given = world.machine.lease(world.now);
+    world.now += DEADLINE / 2;
+    world.machine.tick(world.now);
+    world.machine.ready(id, world.now);
+    world.now += DEADLINE * 3 / 4;
+    world.machine.tick(world.now);
+    assert_eq!(
+        world.machine.extend(World::lease_ref(&given[0]), world.now),
+        Ok(()),
+        "more than a deadline after it was given, less than one after it was taken"
+    );
+}
+
+#[test]
+fn a_stream_that_breaks_before_it_took_its_batch_is_charged_nothing() {
+    let mut world = with_events(&[1, 2], 0);
+    let credit = Credit {
+        events: 10,
+        bytes: 10,
+    };
+    let id = world.machine.open(credit);
+    world.machine.ready(id, world.now);
+    assert_eq!(world.machine.lease(world.now).len(), 2);
+    world.machine.close(id, Ending::Broken, world.now);
+    assert!(world.machine.take_writes().is_empty());
+}
+
+#[test]
 fn a_late_ack_is_welcome_until_the_event_is_given_out_again() {
     let mut world = with_events(&[1], 0);
     open(&mut world, 10);
@@ -593,5 +706,6 @@ fn an_event_larger_than_the_credit_is_given_out_alone() {
     ack(&mut world, &first).unwrap();
     world.run();
     assert_eq!(world.grants.len(), 2);
-    assert_eq!(world.grants[1].size, 500);
+    let second = &world.grants[1];
+    assert_eq!(world.journal[&second.revision].size, 500);
 }

@@ -1,0 +1,167 @@
+//! Streams over a store in memory: what consumers that misbehave do to others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::clock::{Entropy, ManualClock, Timestamp};
+use crate::domain::event::{NewEvent, Payload, ReceiptKind};
+use crate::domain::ids::{SessionId, SubscriptionId, WorkspaceId};
+use crate::domain::person::Person;
+use crate::domain::session::Desired;
+use crate::store::keyring::Keks;
+use crate::store::memory::MemoryEngine;
+use crate::store::{
+    Change, DEFAULT_SUBSCRIPTION, NewSession, SessionStore, Store, StoreOptions, WorkspaceStore,
+};
+
+/// A Saturday in November 2026.
+const NOW: Timestamp = Timestamp(1_795_262_400_000);
+
+const MUCH: Credit = Credit {
+    events: 10_000,
+    bytes: 1 << 30,
+};
+
+/// An event in a conversation of its own.
+fn receipt(number: usize) -> NewEvent {
+    let chat = Person {
+        phone: None,
+        pn_jid: None,
+        lid: Some(format!("{number}@lid")),
+        provider_id: None,
+    };
+    NewEvent {
+        at: NOW,
+        payload: Payload::Receipt {
+            chat: chat.clone(),
+            from: chat,
+            stanza_ids: Vec::new(),
+            kind: ReceiptKind::Read,
+            at: NOW,
+        },
+        dedup: None,
+    }
+}
+
+struct World {
+    clock: ManualClock,
+    workspace: WorkspaceStore,
+    hub: Hub,
+    name: SubscriptionId,
+    session: SessionStore,
+    _store: Store,
+}
+
+impl World {
+    async fn new(events: usize) -> Self {
+        let clock = ManualClock::at(NOW);
+        let store = Store::open(StoreOptions {
+            engine: Arc::new(MemoryEngine::new()),
+            keks: Keks::ephemeral([7; 32]),
+            clock: Arc::new(clock.clone()),
+            entropy: Entropy::seeded(1),
+            release: "test".to_owned(),
+        })
+        .await
+        .unwrap();
+        let id = WorkspaceId::default_workspace();
+        let workspace = store.workspace(&id).await.unwrap();
+        let line = SessionId::new("line").unwrap();
+        let new = NewSession {
+            id: line.clone(),
+            display_name: String::new(),
+            labels: BTreeMap::new(),
+            provider: "multidevice".to_owned(),
+            desired: Desired::Running,
+        };
+        workspace.sessions().create(new).await.unwrap();
+        let world = Self {
+            session: workspace.session(&line).await.unwrap(),
+            hub: Hub::new(Arc::new(clock.clone()), WINDOW),
+            clock,
+            workspace,
+            name: SubscriptionId::new(DEFAULT_SUBSCRIPTION).unwrap(),
+            _store: store,
+        };
+        world.append(events).await;
+        world
+    }
+
+    async fn append(&self, count: usize) {
+        let session = self.session.apply(
+            (0..count)
+                .map(|number| Change::Event(receipt(number)))
+                .collect(),
+        );
+        session.await.unwrap();
+    }
+
+    async fn open(&self, credit: Credit) -> Consumer {
+        let opened = self.hub.open(&self.workspace, &self.name, credit);
+        opened.await.unwrap()
+    }
+
+    /// Lets time pass, and makes the subscription notice.
+    async fn pass(&self, by: Duration) {
+        self.clock.advance(by);
+        self.open(MUCH).await.close();
+    }
+}
+
+/// Takes what arrives until `done`.
+async fn take(consumer: &mut Consumer, mut done: impl FnMut(Delivery) -> bool) {
+    let all = async {
+        while let Some(delivery) = consumer.next().await {
+            if done(delivery) {
+                return;
+            }
+        }
+        panic!("the stream ended");
+    };
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .expect("it never came");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_costs_nobody_an_attempt() {
+    let world = World::new(500).await;
+    let hung = world.open(MUCH).await;
+    for _ in 0..30 {
+        world.pass(Duration::from_mins(11)).await;
+    }
+    let mut reader = world.open(MUCH).await;
+    let mut seen = BTreeSet::new();
+    let subscriptions = world.workspace.subscriptions();
+    let progress = subscriptions.progress(&world.name).await.unwrap();
+    // What waits on the way to the one that hangs comes free when its time is up.
+    let mut late = None;
+    take(&mut reader, |delivery| {
+        let Delivery::Leases(leases) = delivery else {
+            return false;
+        };
+        for delivered in leases {
+            assert_eq!(delivered.attempt, 1, "{}", delivered.event.revision);
+            seen.insert(delivered.event.revision);
+        }
+        if seen.len() >= 400 && late.is_none() {
+            world.clock.advance(Duration::from_mins(2));
+            let (hub, workspace, name) = (
+                world.hub.clone(),
+                world.workspace.clone(),
+                world.name.clone(),
+            );
+            late = Some(tokio::spawn(async move {
+                hub.open(&workspace, &name, MUCH).await.unwrap().close();
+            }));
+        }
+        seen.len() == 500
+    })
+    .await;
+    let all: Vec<_> = (1..=500).collect();
+    let attempts = progress.attempts(&all).await.unwrap();
+    assert!(attempts.iter().all(|attempts| *attempts == 0));
+    drop(hung);
+}
