@@ -123,8 +123,9 @@ pub struct Settler {
 }
 
 impl Settler {
-    /// Asks something for leases; what becomes of it arrives on the stream. Waits when the client has
-    /// left too many results unread.
+    /// Asks something for leases; what becomes of it arrives on the stream. An ack that is repeated
+    /// before its result has come is answered once. Waits when the client has left too many results
+    /// unread.
     ///
     /// # Errors
     /// [`Gone`] when the stream is at its end.

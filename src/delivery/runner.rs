@@ -16,7 +16,7 @@ use super::consumer::{
     Delivery, MAX_UNREAD_RESULTS, Operation, OperationKind, Outcome, Parcel, Settled,
 };
 use super::dispatch::{
-    Credit, Dispatch, Ending, LeaseRef, Revision, Rules, StreamId, Waiter, Writes,
+    Acked, Credit, Dispatch, Ending, LeaseRef, Revision, Rules, StreamId, Waiter, Writes,
 };
 use super::forward::{Batch, Forward, Forwarder, Lease};
 use super::journal::{Page, Reader, Skips, write};
@@ -82,6 +82,8 @@ struct Port {
     pending: Vec<Lease>,
     /// The number of the last batch.
     batch: u64,
+    /// For operations: each takes one, and gives it back when its result has been read.
+    permits: Arc<Semaphore>,
 }
 
 impl Port {
@@ -117,6 +119,14 @@ pub(super) struct Runner {
     write: Option<JoinHandle<(Writes, Result<(), StoreError>)>>,
     skips: Skips,
     idle_since: Option<Duration>,
+}
+
+/// When an operation is answered.
+enum Answer {
+    Now(Outcome),
+    Later,
+    /// Together with the same operation, which was asked before.
+    WithFirst,
 }
 
 /// What the runner woke up for.
@@ -333,6 +343,7 @@ impl Runner {
                     forward,
                     pending: Vec::new(),
                     batch: 0,
+                    permits: Arc::clone(&permits),
                 };
                 let forwarder = Forwarder {
                     stream,
@@ -388,23 +399,29 @@ impl Runner {
         now: Duration,
     ) {
         let mut results = Vec::new();
+        let mut repeated = 0;
         for ack_id in ack_ids {
-            let outcome = match self.tokens.read(&ack_id) {
-                None => Some(Outcome::Invalid),
+            let answer = match self.tokens.read(&ack_id) {
+                None => Answer::Now(Outcome::Invalid),
                 Some(lease) => self.settle_one(stream, operation, lease, &ack_id, now),
             };
-            if let Some(outcome) = outcome {
-                results.push(Settled {
+            match answer {
+                Answer::Now(outcome) => results.push(Settled {
                     ack_id: Arc::from(ack_id),
                     kind: operation.kind(),
                     outcome,
-                });
+                }),
+                Answer::Later => {}
+                Answer::WithFirst => repeated += 1,
             }
+        }
+        // No result of theirs will be read that could give these back.
+        if let Some(port) = self.ports.get(&stream) {
+            port.permits.add_permits(repeated);
         }
         self.tell(stream, results);
     }
 
-    /// The outcome, unless it follows later.
     fn settle_one(
         &mut self,
         stream: StreamId,
@@ -412,19 +429,20 @@ impl Runner {
         lease: LeaseRef,
         ack_id: &str,
         now: Duration,
-    ) -> Option<Outcome> {
+    ) -> Answer {
         let done = match operation {
             Operation::Ack => {
                 if lease.lease.is_none() && self.reader.confirmed.contains(lease.revision) {
-                    return Some(Outcome::Confirmed);
+                    return Answer::Now(Outcome::Confirmed);
                 }
                 let waiter = Waiter {
                     stream,
                     ack_id: Arc::from(ack_id),
                 };
                 match self.machine.ack(lease, waiter, now) {
-                    Ok(true) => Ok(()),
-                    Ok(false) => return None,
+                    Ok(Acked::Confirmed) => Ok(()),
+                    Ok(Acked::Accepted) => return Answer::Later,
+                    Ok(Acked::Repeated) => return Answer::WithFirst,
                     Err(ended) => Err(ended),
                 }
             }
@@ -434,7 +452,7 @@ impl Runner {
                 self.machine.extend(lease, now + by)
             }
         };
-        Some(match done {
+        Answer::Now(match done {
             Ok(()) => Outcome::Confirmed,
             Err(_) => Outcome::Ended,
         })

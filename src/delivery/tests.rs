@@ -165,3 +165,46 @@ async fn a_client_that_hangs_costs_nobody_an_attempt() {
     assert!(attempts.iter().all(|attempts| *attempts == 0));
     drop(hung);
 }
+
+/// The leases of what arrives next.
+async fn leases(consumer: &mut Consumer, count: usize) -> Vec<Delivered> {
+    let mut all = Vec::new();
+    take(consumer, |delivery| {
+        if let Delivery::Leases(leases) = delivery {
+            all.extend(leases);
+        }
+        all.len() >= count
+    })
+    .await;
+    all
+}
+
+#[tokio::test]
+async fn acks_that_are_repeated_while_they_wait_do_not_use_the_stream_up() {
+    let world = World::new(0).await;
+    // Two events of one key: the second cannot be confirmed before the first.
+    let event = || Change::Event(receipt(1));
+    world.session.apply(vec![event(), event()]).await.unwrap();
+    let mut consumer = world.open(MUCH).await;
+    let leases = leases(&mut consumer, 2).await;
+    let (settler, second) = (consumer.settler(), leases[1].ack_id.clone());
+    let patience = Duration::from_secs(60);
+    for _ in 0..30 {
+        let again = vec![second.clone(); 1_000];
+        tokio::time::timeout(patience, settler.settle(Operation::Ack, again))
+            .await
+            .expect("no permits are left")
+            .unwrap();
+    }
+    let first = vec![leases[0].ack_id.clone()];
+    settler.settle(Operation::Ack, first).await.unwrap();
+    let mut confirmed = 0;
+    take(&mut consumer, |delivery| {
+        if let Delivery::Results(results) = delivery {
+            confirmed += results.len();
+            assert!(results.iter().all(|r| r.outcome == Outcome::Confirmed));
+        }
+        confirmed == 2
+    })
+    .await;
+}

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use entry::{Entry, Key, Place, State, Stream};
 pub(super) use fill::Load;
-pub(super) use settle::{LeaseRef, Writes};
+pub(super) use settle::{Acked, LeaseRef, Writes};
 
 use crate::store::Hash;
 

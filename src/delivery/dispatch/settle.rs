@@ -26,6 +26,17 @@ pub(in crate::delivery) struct LeaseRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::delivery) struct Ended;
 
+/// What an ack that was accepted came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) enum Acked {
+    /// It is durable already.
+    Confirmed,
+    /// Its outcome follows.
+    Accepted,
+    /// The same ack is waiting for its outcome: there will be one for both.
+    Repeated,
+}
+
 /// What is to be made durable. All of it comes from one moment and is written together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::delivery) struct Writes {
@@ -52,7 +63,7 @@ fn backoff(attempts: u32) -> Duration {
 
 impl Dispatch {
     /// Accepts an ack. Its outcome follows once it is durable, or once an earlier event of its key has
-    /// failed. `Ok(true)`: it is durable already.
+    /// failed.
     ///
     /// # Errors
     /// [`Ended`] when the event was given out again meanwhile, or is not known here.
@@ -61,10 +72,10 @@ impl Dispatch {
         lease: LeaseRef,
         waiter: Waiter,
         now: Duration,
-    ) -> Result<bool, Ended> {
+    ) -> Result<Acked, Ended> {
         let Some(entry) = self.entries.get_mut(&lease.revision) else {
             return if self.settled.contains(&lease.revision) {
-                Ok(true)
+                Ok(Acked::Confirmed)
             } else {
                 Err(Ended)
             };
@@ -82,13 +93,14 @@ impl Dispatch {
             }
             entry.dead = false;
         }
-        if !entry.waiters.contains(&waiter) {
-            entry.waiters.push(waiter);
+        if entry.waiters.contains(&waiter) {
+            return Ok(Acked::Repeated);
         }
+        entry.waiters.push(waiter);
         let key = entry.key;
         self.done(lease.revision);
         self.settle_key(key, now);
-        Ok(false)
+        Ok(Acked::Accepted)
     }
 
     /// Refuses an event: it comes again after `delay`, or after a backoff.

@@ -340,7 +340,7 @@ impl World {
                 let waiter = self.waiter(grant.stream);
                 let accepted = self.machine.ack(Self::lease_ref(&grant), waiter, self.now);
                 assert!(!(fenced && accepted.is_ok()), "a fenced ack was accepted");
-                if accepted == Ok(true) {
+                if accepted == Ok(Acked::Confirmed) {
                     assert!(self.known[&grant.revision].settled);
                 }
             }
@@ -459,7 +459,7 @@ fn open(world: &mut World, events: u64) -> StreamId {
     id
 }
 
-fn ack(world: &mut World, grant: &Grant) -> Result<bool, Ended> {
+fn ack(world: &mut World, grant: &Grant) -> Result<Acked, Ended> {
     let waiter = world.waiter(grant.stream);
     let outcome = world
         .machine
@@ -542,7 +542,11 @@ fn the_clock_of_a_lease_runs_while_it_is_first() {
     ack(&mut world, &first).unwrap();
     world.now += DEADLINE / 2;
     world.machine.tick(world.now);
-    assert_eq!(ack(&mut world, &second), Ok(false), "its clock began late");
+    assert_eq!(
+        ack(&mut world, &second),
+        Ok(Acked::Accepted),
+        "its clock began late"
+    );
 }
 
 #[test]
@@ -625,13 +629,13 @@ fn a_late_ack_is_welcome_until_the_event_is_given_out_again() {
     let grant = world.grants[0].clone();
     world.now += DEADLINE;
     world.machine.tick(world.now);
-    assert_eq!(ack(&mut world, &grant), Ok(false));
+    assert_eq!(ack(&mut world, &grant), Ok(Acked::Accepted));
     let writes = world.machine.take_writes();
     assert_eq!(writes.acks, vec![1]);
     world.machine.written(&writes, world.now);
     assert_eq!(
         ack(&mut world, &grant),
-        Ok(true),
+        Ok(Acked::Confirmed),
         "repeated acks are confirmed"
     );
 }
