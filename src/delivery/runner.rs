@@ -432,8 +432,14 @@ impl Runner {
     ) -> Answer {
         let done = match operation {
             Operation::Ack => {
-                if lease.lease.is_none() && self.reader.confirmed.contains(lease.revision) {
-                    return Answer::Now(Outcome::Confirmed);
+                if lease.lease.is_none() {
+                    if self.reader.confirmed.contains(lease.revision) {
+                        return Answer::Now(Outcome::Confirmed);
+                    }
+                    // Of a journal that was restored from a backup since.
+                    if lease.revision > *self.head.borrow() {
+                        return Answer::Now(Outcome::Ended);
+                    }
                 }
                 let waiter = Waiter {
                     stream,

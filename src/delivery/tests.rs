@@ -208,3 +208,36 @@ async fn acks_that_are_repeated_while_they_wait_do_not_use_the_stream_up() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn acks_of_an_earlier_run_count_before_and_beyond_the_window() {
+    let mut world = World::new(100).await;
+    let mut consumer = world.open(MUCH).await;
+    let leases = leases(&mut consumer, 100).await;
+    drop(consumer);
+    // Another run, which can hold 10 events, and is given all acks before it has read one.
+    world.hub = Hub::new(Arc::new(world.clock.clone()), 10);
+    let one = Credit {
+        events: 1,
+        bytes: 1 << 20,
+    };
+    let mut consumer = world.open(one).await;
+    let late: Vec<_> = leases[1..].iter().map(|l| l.ack_id.clone()).collect();
+    let settler = consumer.settler();
+    settler.settle(Operation::Ack, late).await.unwrap();
+    let (mut confirmed, mut given) = (0, BTreeSet::new());
+    take(&mut consumer, |delivery| {
+        match delivery {
+            Delivery::Results(results) => {
+                confirmed += results.len();
+                assert!(results.iter().all(|r| r.outcome == Outcome::Confirmed));
+            }
+            Delivery::Leases(leases) => given.extend(leases.iter().map(|l| l.event.revision)),
+            other => panic!("{other:?}"),
+        }
+        confirmed == 99
+    })
+    .await;
+    // The one that was not acked, and at most one that was on its way when the acks came.
+    assert!(given.len() <= 2, "{given:?}");
+}

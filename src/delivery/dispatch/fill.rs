@@ -73,6 +73,7 @@ impl Dispatch {
             }
             self.insert(load);
             self.give_up_if_worn(load.revision);
+            self.meet_early(load.revision);
             touched.push(load.key);
         }
         self.cursor = self.cursor.max(reached);
@@ -87,6 +88,7 @@ impl Dispatch {
         for key in touched {
             self.settle_key(key, now);
         }
+        self.answer_early();
     }
 
     fn insert(&mut self, load: &Load) {

@@ -15,6 +15,7 @@
 //! event that failed. The clock of a lease runs while it is the first of its key, because nothing after
 //! it can be settled anyway.
 
+mod early;
 mod entry;
 mod fill;
 mod lease;
@@ -108,6 +109,8 @@ pub(super) struct Dispatch {
     /// Settled lately, so that a repeated ack is confirmed and not mistaken for a stale one.
     settled: HashSet<Revision>,
     settled_order: VecDeque<Revision>,
+    /// Acks of an earlier run for events that are not in memory, and who waits for them.
+    early: BTreeMap<Revision, Vec<Waiter>>,
     writes: Writes,
     outcomes: Vec<Outcome>,
 }
@@ -141,6 +144,7 @@ impl Dispatch {
             turn: 0,
             settled: HashSet::new(),
             settled_order: VecDeque::new(),
+            early: BTreeMap::new(),
             writes: Writes::default(),
             outcomes: Vec::new(),
         }

@@ -66,7 +66,7 @@ impl Dispatch {
     /// failed.
     ///
     /// # Errors
-    /// [`Ended`] when the event was given out again meanwhile, or is not known here.
+    /// [`Ended`] when the event was given out again meanwhile, or its lease is of this run and over.
     pub(in crate::delivery) fn ack(
         &mut self,
         lease: LeaseRef,
@@ -74,10 +74,10 @@ impl Dispatch {
         now: Duration,
     ) -> Result<Acked, Ended> {
         let Some(entry) = self.entries.get_mut(&lease.revision) else {
-            return if self.settled.contains(&lease.revision) {
-                Ok(Acked::Confirmed)
-            } else {
-                Err(Ended)
+            return match lease.lease {
+                _ if self.settled.contains(&lease.revision) => Ok(Acked::Confirmed),
+                Some(_) => Err(Ended),
+                None => self.ack_early(lease.revision, waiter),
             };
         };
         let current = match entry.state {
@@ -158,6 +158,7 @@ impl Dispatch {
             self.spill(key, oldest);
         }
         self.cursor = self.cursor.max(oldest);
+        self.answer_early();
     }
 
     /// Takes what is to be written. Give it to [`Self::written`] once it is durable.
@@ -199,7 +200,7 @@ impl Dispatch {
     }
 
     /// Notes an outcome for a stream that is still open.
-    fn tell(&mut self, waiter: Waiter, confirmed: bool) {
+    pub(super) fn tell(&mut self, waiter: Waiter, confirmed: bool) {
         if self.streams.contains_key(&waiter.stream) {
             self.outcomes.push(Outcome { waiter, confirmed });
         }
@@ -312,7 +313,7 @@ impl Dispatch {
     }
 
     /// An event needs no further delivery.
-    fn done(&mut self, revision: Revision) {
+    pub(super) fn done(&mut self, revision: Revision) {
         self.release(revision);
         if let Some(entry) = self.entries.get_mut(&revision)
             && entry.state == State::Waiting

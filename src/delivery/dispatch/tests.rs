@@ -152,6 +152,7 @@ impl World {
                     .collect();
                 let before = (self.machine.cursor(), self.machine.len());
                 self.machine.fill(start, &loads, next, self.now);
+                self.learn();
                 progress |= before != (self.machine.cursor(), self.machine.len());
             }
             assert!(self.machine.len() <= self.rules.window);
@@ -352,8 +353,10 @@ impl World {
                         revision: all[at],
                         lease: None,
                     };
-                    // It may be unknown here: not read yet, or spilled.
-                    let _ = self.machine.ack(lease, waiter, self.now);
+                    let accepted = self.machine.ack(lease, waiter, self.now);
+                    if accepted == Ok(Acked::Confirmed) {
+                        assert!(self.known[&all[at]].settled);
+                    }
                 }
             }
             Op::Nack { grant, delay } => {
@@ -418,7 +421,7 @@ impl World {
         assert_eq!(self.machine.len(), 0);
         assert!(self.machine.keys.is_empty(), "{:?}", self.machine.keys);
         assert!(self.machine.spilled.is_empty() && self.machine.delayed.is_empty());
-        assert!(self.machine.deadlines.is_empty());
+        assert!(self.machine.deadlines.is_empty() && self.machine.early.is_empty());
     }
 }
 
@@ -620,6 +623,52 @@ fn a_stream_that_breaks_before_it_took_its_batch_is_charged_nothing() {
     assert_eq!(world.machine.lease(world.now).len(), 2);
     world.machine.close(id, Ending::Broken, world.now);
     assert!(world.machine.take_writes().is_empty());
+}
+
+#[test]
+fn an_ack_of_an_earlier_run_waits_until_its_event_is_read() {
+    let mut world = World::new(2, 0);
+    let credit = Credit {
+        events: 1,
+        bytes: 1_000,
+    };
+    let id = world.machine.open(credit);
+    let lease = LeaseRef {
+        revision: 5,
+        lease: None,
+    };
+    let waiter = world.waiter(id);
+    let accepted = world.machine.ack(lease, waiter.clone(), world.now);
+    assert_eq!(accepted, Ok(Acked::Accepted));
+    let accepted = world.machine.ack(lease, waiter.clone(), world.now);
+    assert_eq!(accepted, Ok(Acked::Repeated));
+    for key in 1..=5 {
+        world.apply(&Op::Append { key, size: 1 });
+    }
+    world.streams.insert(id, credit);
+    world.run();
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let Some(grant) = world.grants.last().cloned() else {
+            break;
+        };
+        let other = world.waiter(id);
+        let _ = world
+            .machine
+            .ack(World::lease_ref(&grant), other, world.now);
+        let writes = world.machine.take_writes();
+        world.machine.written(&writes, world.now);
+        for revision in &writes.acks {
+            world.known.get_mut(revision).unwrap().settled = true;
+        }
+        told.extend(world.machine.take_outcomes());
+        world.run();
+    }
+    assert!(told.contains(&Outcome {
+        waiter,
+        confirmed: true
+    }));
+    assert!(world.grants.iter().all(|grant| grant.revision != 5));
 }
 
 #[test]
