@@ -7,6 +7,7 @@ mod sessions;
 mod subscriptions;
 mod upkeep;
 mod workspaces;
+mod writer;
 
 use std::sync::Arc;
 

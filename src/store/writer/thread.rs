@@ -130,7 +130,8 @@ impl<T: Table> Writer<T> {
             let lazy_is_over = self
                 .dirty_since
                 .is_some_and(|since| self.shared.clock.elapsed().saturating_sub(since) >= MAX_LAZY);
-            if batch.urgent || lazy_is_over {
+            // A clean table has nothing to wait for: what was refused or wrote nothing is answered.
+            if batch.urgent || lazy_is_over || self.dirty_since.is_none() {
                 self.sync()?;
             }
             self.answer_watches(&mut batch);
@@ -178,7 +179,6 @@ impl<T: Table> Writer<T> {
         let outcome =
             planned.map(|(writes, accepted)| (writes, accepted.committed, accepted.heads));
         batch.urgent |= job.urgency == Urgency::Durable;
-        batch.settle.push((job.seq, job.shown));
         let answer = match outcome {
             Ok((writes, committed, heads)) => {
                 if batch.writes.len() + writes.len() > MAX_BATCH_KEYS && !batch.writes.is_empty() {
@@ -193,6 +193,8 @@ impl<T: Table> Writer<T> {
             }
             Err(error) => Err(error),
         };
+        // Not before: what is applied in between is without this commit.
+        batch.settle.push((job.seq, job.shown));
         self.waiting.push((job.reply, answer));
         Ok(())
     }
