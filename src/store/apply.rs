@@ -1,7 +1,7 @@
 //! Several changes of one session as one commit.
 //!
 //! What belongs together is written together: a receipt and the messages it moves, a pairing and the
-//! event that reports it, an arrival and the keys it changed. [`SessionStore::apply`] takes a list of
+//! event that reports it. [`SessionStore::apply`] takes a list of
 //! changes and makes all of them durable, or none.
 
 use bytes::Bytes;
@@ -10,7 +10,6 @@ use thiserror::Error;
 use super::dedup::Claims;
 use super::errors::{StoreError, TransitionError};
 use super::journal::{Appended, Queued};
-use super::keyspace::KeyBatch;
 use super::outbox::{Outbox, Step};
 use super::scope::{Txn, TxnError};
 use super::session::SessionStore;
@@ -70,8 +69,6 @@ pub enum Change {
     },
     /// Changes the session's record.
     Session(EditSession),
-    /// Writes keys.
-    Keys(KeyBatch),
 }
 
 impl std::fmt::Debug for Change {
@@ -81,7 +78,6 @@ impl std::fmt::Debug for Change {
             Self::Receipt(_) => "Receipt",
             Self::Message { .. } => "Message",
             Self::Session(_) => "Session",
-            Self::Keys(_) => "Keys",
         })
     }
 }
@@ -107,8 +103,6 @@ pub enum Applied {
     },
     /// Of [`Change::Session`].
     Session(Box<SessionRecord>),
-    /// Of [`Change::Keys`].
-    Keys,
 }
 
 /// Why nothing was changed.
@@ -137,7 +131,6 @@ enum Draft {
     Receipt(Queued, Vec<(OutboundMessage, Queued)>),
     Message(Box<OutboundMessage>, Queued),
     Session(Box<SessionRecord>),
-    Keys,
 }
 
 impl Draft {
@@ -156,7 +149,6 @@ impl Draft {
                 event: queued.settle(revisions),
             },
             Self::Session(record) => Applied::Session(record),
-            Self::Keys => Applied::Keys,
         }
     }
 }
@@ -170,36 +162,16 @@ impl SessionStore {
     /// [`StoreError::Fenced`] says that another owner took over.
     pub async fn apply(&self, mut changes: Vec<Change>) -> Result<Vec<Applied>, ApplyError> {
         self.check_owner()?;
-        // Keys must not overtake what the session deferred before them.
-        let keys = changes
-            .iter()
-            .any(|change| matches!(change, Change::Keys(_)));
-        let mut deferred = if keys {
-            Some(self.deferred().lock().await)
-        } else {
-            None
-        };
         let mut claims = Claims::default();
         for _ in 0..Outbox::ATTEMPTS {
             let mut txn = Txn::new(self.scope().engine.clone());
             txn.fence(self.fence());
-            if let Some(deferred) = &deferred {
-                for (key, value) in deferred.rows() {
-                    match value {
-                        Some(value) => txn.put_raw(key.clone(), value.clone()),
-                        None => txn.delete(key.clone()),
-                    }
-                }
-            }
             let mut drafts = Vec::with_capacity(changes.len());
             for change in &mut changes {
                 drafts.push(self.draft(&mut txn, change, &mut claims).await?);
             }
             match txn.commit().await {
                 Ok(committed) => {
-                    if let Some(deferred) = &mut deferred {
-                        deferred.clear();
-                    }
                     let settle = |draft: Draft| draft.settle(&committed.revisions);
                     return Ok(drafts.into_iter().map(settle).collect());
                 }
@@ -249,15 +221,6 @@ impl SessionStore {
                 edit(&mut record);
                 sessions.write_in(txn, self.id(), &mut record).await?;
                 Ok(Draft::Session(Box::new(record)))
-            }
-            Change::Keys(batch) => {
-                for (key, value) in self.keys().sealed(batch.clone())? {
-                    match value {
-                        Some(value) => txn.put_raw(key, value),
-                        None => txn.delete(key),
-                    }
-                }
-                Ok(Draft::Keys)
             }
         }
     }

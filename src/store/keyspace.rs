@@ -17,7 +17,9 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, oneshot};
 
 use super::apply::SealedWrites;
-use super::engine::{Commit, Receipt, RowError, Scan, Urgency};
+use super::engine::{
+    Commit, CommitError, MAX_COMMIT_BYTES, MAX_COMMIT_KEYS, RowError, Scan, Urgency,
+};
 use super::errors::StoreError;
 use super::key::Kind;
 use super::scope::Scope;
@@ -247,13 +249,15 @@ impl KeySpace {
     /// Applies a batch, all or nothing.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when another owner took the session over; otherwise only when the store
-    /// fails. Of writes that are not awaited, failures show in the next awaited one.
+    /// [`StoreError::Fenced`] when another owner took the session over; [`StoreError::TooLarge`] when a
+    /// commit cannot hold it (see [`KeyBatch::into_parts`]); otherwise only when the store fails. Of
+    /// writes that are not awaited, later failures show in the session's next awaited one.
     pub async fn commit(&self, batch: KeyBatch, durability: Durability) -> Result<(), StoreError> {
         if batch.is_empty() && durability != Durability::Durable {
             return Ok(());
         }
         let writes = self.sealed(batch)?;
+        within_limits(&writes)?;
         if durability == Durability::Deferred {
             let mut deferred = self.deferred().lock().await;
             self.session.check_owner()?;
@@ -261,8 +265,7 @@ impl KeySpace {
                 deferred.put(key, value);
             }
             if deferred.is_full() {
-                self.submit_with(&mut deferred, Commit::default(), Urgency::Lazy)
-                    .await?;
+                self.flush(&mut deferred).await?;
             }
             return Ok(());
         }
@@ -300,46 +303,23 @@ impl KeySpace {
         Ok(writes)
     }
 
-    async fn write(&self, commit: Commit, durability: Durability) -> Result<(), StoreError> {
-        let urgency = match durability {
-            Durability::Durable => Urgency::Durable,
-            Durability::Ordered | Durability::Deferred => Urgency::Lazy,
-        };
-        let receipt = {
-            // Held until the commit has its place in the order: a deferred row must never end up
-            // behind a later write of the same session.
-            let mut deferred = self.deferred().lock().await;
-            self.submit_with(&mut deferred, commit, urgency).await?
-        };
-        if durability == Durability::Durable {
-            receipt.await?;
-        }
-        Ok(())
-    }
-
-    async fn submit_with(
-        &self,
-        deferred: &mut Deferred,
-        commit: Commit,
-        urgency: Urgency,
-    ) -> Result<Receipt, StoreError> {
+    async fn write(&self, mut commit: Commit, durability: Durability) -> Result<(), StoreError> {
+        // Held until the commit has its place in the order: a deferred row must never end up behind a
+        // later write of the same session.
+        let mut deferred = self.deferred().lock().await;
         self.session.check_owner()?;
-        let mut whole = Commit::default();
-        deferred.drain_into(&mut whole);
-        // The commit's own writes come after what was deferred.
-        let own: std::collections::HashSet<_> = commit
-            .delete
-            .iter()
-            .chain(commit.put.iter().map(|(key, _)| key))
-            .cloned()
-            .collect();
-        whole.put.retain(|(key, _)| !own.contains(key));
-        whole.delete.retain(|key| !own.contains(key));
-        whole.delete.extend(commit.delete);
-        whole.put.extend(commit.put);
-        whole.update = commit.update;
-        whole.fence = self.session.fence();
-        Ok(self.scope().engine.submit(whole, urgency).await?)
+        let engine = &self.scope().engine;
+        deferred.flush(&**engine, self.session.fence()).await?;
+        commit.fence = self.session.fence();
+        if durability != Durability::Durable {
+            deferred.watch(engine.submit(commit, Urgency::Lazy).await?);
+            return Ok(());
+        }
+        let receipt = engine.submit(commit, Urgency::Durable).await?;
+        drop(deferred);
+        receipt.await?;
+        // Earlier writes were answered before this one.
+        self.deferred().lock().await.take_failure()
     }
 
     /// Writes what is deferred, in order, without waiting for the disk.
@@ -348,12 +328,16 @@ impl KeySpace {
     /// Only when the store fails.
     pub async fn flush_deferred(&self) -> Result<(), StoreError> {
         let mut deferred = self.deferred().lock().await;
+        self.flush(&mut deferred).await
+    }
+
+    async fn flush(&self, deferred: &mut Deferred) -> Result<(), StoreError> {
         if deferred.rows.is_empty() {
             return Ok(());
         }
-        self.submit_with(&mut deferred, Commit::default(), Urgency::Lazy)
-            .await?;
-        Ok(())
+        self.session.check_owner()?;
+        let engine = &self.scope().engine;
+        deferred.flush(&**engine, self.session.fence()).await
     }
 
     /// Waits until everything written so far is on disk.
@@ -439,6 +423,19 @@ impl KeySpace {
     pub fn session(&self) -> &SessionStore {
         &self.session
     }
+}
+
+/// Refuses what no commit can hold: nobody waits for a lazy one, so it would fail unheard.
+fn within_limits(writes: &SealedWrites) -> Result<(), StoreError> {
+    let keys = writes.len();
+    let bytes = writes
+        .iter()
+        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len))
+        .sum();
+    if keys > MAX_COMMIT_KEYS || bytes > MAX_COMMIT_BYTES {
+        return Err(CommitError::TooLarge { keys, bytes }.into());
+    }
+    Ok(())
 }
 
 fn raw_kind(kind: KeyKind) -> u8 {

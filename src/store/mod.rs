@@ -46,7 +46,6 @@ pub mod memory;
 mod migrate;
 mod outbox;
 mod overlay;
-pub mod packed;
 mod page;
 mod person;
 mod requests;

@@ -104,12 +104,12 @@ impl SessionStore {
             let _ = tx.send(epoch);
             Ok(Some(epoch.to_be_bytes().to_vec().into()))
         });
-        let mut commit = Commit {
+        let commit = Commit {
             update: vec![(key, update)],
             ..Commit::default()
         };
-        Deferred::drain_into(&mut deferred, &mut commit);
         let engine = &self.inner.scope.engine;
+        deferred.flush(&**engine, None).await?;
         engine.submit(commit, Urgency::Durable).await?.await?;
         let epoch = rx.await.map_err(|_| StoreError::Closed)?;
         self.inner.epoch.store(epoch, Ordering::SeqCst);

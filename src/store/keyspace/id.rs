@@ -204,6 +204,18 @@ impl KeyBatch {
         self
     }
 
+    /// The same writes in the same order, in batches of at most `most`: for what need not happen at once.
+    #[must_use]
+    pub fn into_parts(mut self, most: usize) -> Vec<Self> {
+        let mut parts = Vec::new();
+        while self.writes.len() > most.max(1) {
+            let rest = self.writes.split_off(most.max(1));
+            parts.push(std::mem::replace(&mut self, Self { writes: rest }));
+        }
+        parts.push(self);
+        parts
+    }
+
     /// Whether it writes nothing.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::store::packed::{Item, PER_PACK, PackedKeys};
+use crate::store::engine::{Commit, Urgency};
 
 const KIND: KeyKind = KeyKind::Session;
 
@@ -71,7 +71,11 @@ async fn deferred_rows_wait_for_the_next_write_and_pairs_never_reach_the_engine(
     keys.put(KIND, id("s"), "session", Durability::Durable)
         .await
         .unwrap();
-    assert_eq!(writes(), before + 1, "one commit carried everything");
+    assert_eq!(
+        writes(),
+        before + 2,
+        "what was deferred, and the write it waited for"
+    );
     let world = world.restarted().await;
     let keys = world.session("line").await.keys();
     assert!(
@@ -363,38 +367,89 @@ async fn expiring_rows_end_after_their_last_deadline() {
     assert!(!there("renewed").await && there("kept").await);
 }
 
-#[tokio::test]
-async fn packs_hold_what_single_rows_would() {
-    let (world, keys) = space().await;
-    let packed = PackedKeys::new(keys.clone(), KeyKind::PreKey);
-    assert_eq!(packed.last_id().await.unwrap(), None);
-    let item = |n: u32| Item {
-        value: Bytes::from(n.to_be_bytes().to_vec()),
-        mark: false,
-    };
-    packed.put((1..=812).map(|n| (n, item(n)))).await.unwrap();
-    let rows = keys
-        .list_all(KeyKind::PreKey, &KeyId::single())
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_rows_stay_visible_while_they_are_written() {
+    let (engine, gate) = super::writer::gated();
+    let world = World::on(engine).await;
+    let keys = world.session("line").await.keys();
+    keys.put(
+        KeyKind::PendingInbound,
+        id("p"),
+        "row",
+        Durability::Deferred,
+    )
+    .await
+    .unwrap();
+    gate.close_after(0);
+    let durable = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.put(KIND, id("s"), "v", Durability::Durable).await }
+    });
+    gate.stands().await;
+    let row = keys.get(KeyKind::PendingInbound, &id("p")).await.unwrap();
+    assert_eq!(row.as_deref(), Some(&b"row"[..]));
+    gate.open();
+    durable.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_rows_outlive_the_write_they_were_to_go_with() {
+    let (engine, gate) = super::writer::gated();
+    let world = World::on(engine).await;
+    let keys = world.session("line").await.keys();
+    gate.close_after(0);
+    let blocking = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.put(KIND, id("b"), "v", Durability::Durable).await }
+    });
+    gate.stands().await;
+    keys.put(KIND, id("d"), "row", Durability::Deferred)
         .await
-        .unwrap()
-        .len();
-    assert_eq!(rows, usize::try_from(812 / PER_PACK + 1).unwrap());
-    assert_eq!(packed.get(500).await.unwrap(), Some(item(500)));
-    assert_eq!(packed.get(813).await.unwrap(), None);
-    assert_eq!(packed.last_id().await.unwrap(), Some(812));
-
-    assert!(packed.remove(500).await.unwrap());
-    assert!(!packed.remove(500).await.unwrap());
-    packed.mark(&[499, 500, 501], true).await.unwrap();
-    let found = packed.get_many(&[499, 500, 501, 502]).await.unwrap();
-    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [499, 501, 502]);
-    assert!(found[&499].mark && found[&501].mark && !found[&502].mark);
-
+        .unwrap();
+    // All the room the queue has, so that the next write has to wait for its place.
+    let large = Commit {
+        put: vec![("large".into(), vec![0; 70 << 20].into())],
+        ..Commit::default()
+    };
+    let large = world.engine.submit(large, Urgency::Lazy).await.unwrap();
+    let mut waiting = Box::pin(keys.put(KIND, id("w"), "v", Durability::Durable));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    drop(waiting);
+    gate.open();
+    blocking.await.unwrap().unwrap();
+    large.await.unwrap_err();
+    keys.sync().await.unwrap();
     let world = world.restarted().await;
-    let packed = PackedKeys::new(world.session("line").await.keys(), KeyKind::PreKey);
-    assert_eq!(packed.all().await.unwrap().len(), 811);
-    for id in 1..=812 {
-        packed.remove(id).await.unwrap();
+    let keys = world.session("line").await.keys();
+    assert!(keys.contains(KIND, &id("d")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_batch_that_no_commit_can_hold_is_refused_at_once() {
+    let (_world, keys) = space().await;
+    let batch = (0..5_000).fold(KeyBatch::new(), |batch, n: u32| {
+        batch.put(KIND, KeyId::number(n), "v")
+    });
+    for durability in [
+        Durability::Durable,
+        Durability::Ordered,
+        Durability::Deferred,
+    ] {
+        let refused = keys.commit(batch.clone(), durability).await;
+        assert!(matches!(refused, Err(StoreError::TooLarge(_))));
     }
-    assert!(packed.all().await.unwrap().is_empty());
+    for part in batch.into_parts(1_000) {
+        keys.commit(part, Durability::Ordered).await.unwrap();
+    }
+    let last = keys.get(KIND, &KeyId::number(4_999)).await.unwrap();
+    assert!(last.is_some());
+    let many = (0..4_000).fold(KeyBatch::new(), |batch, n: u32| {
+        batch.delete(KIND, KeyId::number(n))
+    });
+    keys.commit(many, Durability::Deferred).await.unwrap();
+    keys.sync().await.unwrap();
+    assert_eq!(
+        keys.list_all(KIND, &KeyId::single()).await.unwrap().len(),
+        1_000
+    );
 }

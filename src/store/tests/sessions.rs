@@ -264,21 +264,9 @@ async fn a_record_and_its_event_change_together() {
     let session = world.session("line").await;
     let event = inbound(&person("15550001", None), "A", "hi", NOW);
     let edit: EditSession = Box::new(|record| record.login = Login::Paired);
-    let keys = KeyBatch::new().put(KeyKind::Device, KeyId::single(), "credentials");
-    let changes = vec![
-        Change::Session(edit),
-        Change::Event(event),
-        Change::Keys(keys),
-    ];
+    let changes = vec![Change::Session(edit), Change::Event(event)];
     let applied = session.apply(changes).await.unwrap();
     assert!(matches!(&applied[0], Applied::Session(record) if record.login == Login::Paired));
     assert!(matches!(&applied[1], Applied::Event(event) if event.revision == 1));
     assert_eq!(session.record().await.unwrap().login, Login::Paired);
-    assert!(
-        session
-            .keys()
-            .contains(KeyKind::Device, &KeyId::single())
-            .await
-            .unwrap()
-    );
 }

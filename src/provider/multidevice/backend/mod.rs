@@ -41,6 +41,9 @@ use crate::domain::clock::Clock;
 use crate::provider::contract::Sink;
 use crate::store::{Durability, KeyBatch, KeyId, KeyKind, KeySpace, StoreError};
 
+/// Rows written at once where more would be refused.
+const MOST_ROWS: usize = 1_000;
+
 type Result<T> = std::result::Result<T, LibraryError>;
 
 /// One at a time for rows that are read, changed and written. The session has a single owner, so a lock
@@ -165,11 +168,15 @@ impl KeyBackend {
         })
     }
 
+    /// Writes in order; a batch that is larger than a commit may be is several.
     async fn commit_ordered(&self, batch: KeyBatch) -> Result<()> {
-        self.keys
-            .commit(batch, Durability::Ordered)
-            .await
-            .map_err(library)
+        for part in batch.into_parts(MOST_ROWS) {
+            self.keys
+                .commit(part, Durability::Ordered)
+                .await
+                .map_err(library)?;
+        }
+        Ok(())
     }
 
     async fn get(&self, kind: KeyKind, id: &KeyId) -> Result<Option<bytes::Bytes>> {
