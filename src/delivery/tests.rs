@@ -120,7 +120,7 @@ async fn take(consumer: &mut Consumer, mut done: impl FnMut(Delivery) -> bool) {
         }
         panic!("the stream ended");
     };
-    tokio::time::timeout(Duration::from_secs(60), all)
+    tokio::time::timeout(Duration::from_mins(1), all)
         .await
         .expect("it never came");
 }
@@ -188,7 +188,7 @@ async fn acks_that_are_repeated_while_they_wait_do_not_use_the_stream_up() {
     let mut consumer = world.open(MUCH).await;
     let leases = leases(&mut consumer, 2).await;
     let (settler, second) = (consumer.settler(), leases[1].ack_id.clone());
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_mins(1);
     for _ in 0..30 {
         let again = vec![second.clone(); 1_000];
         tokio::time::timeout(patience, settler.settle(Operation::Ack, again))

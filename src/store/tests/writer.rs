@@ -147,7 +147,7 @@ async fn a_lazy_write_that_is_refused_is_answered_at_once() {
         ..Commit::default()
     };
     let receipt = engine.submit(refused, Urgency::Lazy).await.unwrap();
-    let answer = tokio::time::timeout(Duration::from_secs(60), receipt).await;
+    let answer = tokio::time::timeout(Duration::from_mins(1), receipt).await;
     assert_eq!(
         answer.expect("it was never answered"),
         Err(CommitError::ExpectationFailed { index: 0 })
