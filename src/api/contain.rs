@@ -1,4 +1,5 @@
-//! Tasks that serve one stream: a panic ends that stream with an error and nothing else.
+//! Tasks that serve one stream: a panic ends that stream with an error and nothing else, and so does the
+//! loss of the right to it.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -9,18 +10,26 @@ use tonic::Status;
 use tracing::Instrument as _;
 
 use super::faults;
+use super::gate::Standing;
 
-/// Runs `work` as the task behind a stream. The stream ends when both `work` and its senders are gone.
+/// Runs `work` as the task behind a stream. The stream ends when both `work` and its senders are gone, or
+/// when `standing` is lost.
 pub(super) fn spawn<T: Send + 'static>(
     out: mpsc::Sender<Result<T, Status>>,
+    standing: Standing,
     work: impl Future<Output = ()> + Send + 'static,
 ) {
     let contained = async move {
-        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-            let status = Status::from(faults::internal(&describe(&*panic)));
-            // Nobody listens any more: nobody to tell.
-            let _ = out.send(Err(status)).await;
-        }
+        let work = AssertUnwindSafe(work).catch_unwind();
+        let error = tokio::select! {
+            done = work => match done {
+                Ok(()) => return,
+                Err(panic) => faults::internal(&describe(&*panic)),
+            },
+            lost = standing.lost() => lost,
+        };
+        // Nobody listens any more: nobody to tell.
+        let _ = out.send(Err(error.into())).await;
     };
     tokio::spawn(contained.in_current_span());
 }

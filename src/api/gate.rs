@@ -4,6 +4,7 @@
 //! saying whose. What lies in a workspace that the caller may not see does not exist for that caller:
 //! the answer is the same `NOT_FOUND` as for a name nobody uses.
 
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
@@ -22,13 +23,44 @@ pub(super) enum Listener {
     Network,
 }
 
-/// Who calls.
+/// What a caller may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Caller {
-    /// May do everything.
+pub(super) enum Rights {
+    /// Everything.
     Administrator,
-    /// May do everything in one workspace.
+    /// Everything in one workspace.
     Workspace(WorkspaceId),
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// What the caller may do.
+    pub(super) rights: Rights,
+    /// Whether that still holds.
+    pub(super) standing: Standing,
+}
+
+/// Whether what a caller has shown still holds: what outlives a call must end when it does not.
+#[derive(Debug, Clone)]
+pub(super) struct Standing(Option<CancellationToken>);
+
+impl Standing {
+    /// Waits until the token behind the call is revoked, and says so to the client.
+    pub(super) async fn lost(&self) -> ApiError {
+        match &self.0 {
+            Some(revoked) => revoked.cancelled().await,
+            None => std::future::pending().await,
+        }
+        revoked()
+    }
+}
+
+fn revoked() -> ApiError {
+    ApiError::new(
+        Reason::TokenInvalid,
+        "the bearer token is unknown or revoked: create one with `trunkline token create`",
+    )
 }
 
 /// An authenticated call about something in a workspace.
@@ -40,6 +72,8 @@ pub(super) struct Call<T, N> {
     pub(super) name: N,
     /// The workspace it lies in.
     pub(super) workspace: WorkspaceStore,
+    /// Whether the caller's right still holds.
+    pub(super) standing: Standing,
 }
 
 /// Authenticates calls and opens workspaces for them.
@@ -58,19 +92,20 @@ impl Gate {
     pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, ApiError> {
         let caller = match bearer(request.metadata())? {
             Some(token) => {
-                let known = self.store.tokens().verify(token).ok_or_else(|| {
-                    ApiError::new(
-                        Reason::TokenInvalid,
-                        "the bearer token is unknown or revoked: create one with `trunkline token create`",
-                    )
-                })?;
-                match known.kind {
-                    TokenKind::Administrator => Caller::Administrator,
-                    TokenKind::Workspace(id) => Caller::Workspace(id),
+                let known = self.store.tokens().verify(token).ok_or_else(revoked)?;
+                Caller {
+                    rights: match known.info.kind {
+                        TokenKind::Administrator => Rights::Administrator,
+                        TokenKind::Workspace(id) => Rights::Workspace(id),
+                    },
+                    standing: Standing(Some(known.revoked)),
                 }
             }
             None => match request.extensions().get::<Listener>() {
-                Some(Listener::Socket) => Caller::Administrator,
+                Some(Listener::Socket) => Caller {
+                    rights: Rights::Administrator,
+                    standing: Standing(None),
+                },
                 Some(Listener::Network) | None => {
                     return Err(ApiError::new(
                         Reason::TokenMissing,
@@ -80,22 +115,29 @@ impl Gate {
             },
         };
         let span = tracing::Span::current();
-        match &caller {
-            Caller::Administrator => span.record("caller", "administrator"),
-            Caller::Workspace(_) => span.record("caller", "workspace"),
+        match &caller.rights {
+            Rights::Administrator => span.record("caller", "administrator"),
+            Rights::Workspace(_) => span.record("caller", "workspace"),
         };
         Ok(caller)
     }
 
     /// Lets administrators pass, to what belongs to no workspace.
     pub(super) fn administrator<T>(&self, request: &Request<T>) -> Result<&Store, ApiError> {
-        match self.caller(request)? {
-            Caller::Administrator => Ok(&self.store),
-            Caller::Workspace(_) => Err(ApiError::new(
+        match self.caller(request)?.rights {
+            Rights::Administrator => Ok(&self.store),
+            Rights::Workspace(_) => Err(ApiError::new(
                 Reason::AdministratorRequired,
                 "this call needs an administrator's token or the operator's socket",
             )),
         }
+    }
+
+    /// The workspace where answers about what belongs to no workspace are remembered: the one that always
+    /// exists.
+    pub(super) async fn home(&self, administered: &Store) -> Result<WorkspaceStore, ApiError> {
+        let default = WorkspaceId::default_workspace();
+        Ok(administered.workspace(&default).await?)
     }
 
     /// Authenticates a call, reads what it is about, and opens the workspace that lies in.
@@ -112,6 +154,7 @@ impl Gate {
             message,
             name,
             workspace,
+            standing: caller.standing,
         })
     }
 
@@ -126,7 +169,7 @@ impl Gate {
         if let Some(session) = name.session() {
             span.record("session", tracing::field::display(session));
         }
-        if let Caller::Workspace(own) = caller
+        if let Rights::Workspace(own) = &caller.rights
             && own != name.workspace()
         {
             return Err(ApiError::not_found(&name.to_string()));

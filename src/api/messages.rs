@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::gate::{Call, Gate};
 use super::names::{MessageName, session_name};
-use super::once::Once;
+use super::once::{Once, mutation};
 use super::ports::{Sessions, Submission};
 use super::status::ApiError;
 use super::{convert, fields};
@@ -21,6 +21,10 @@ use crate::pb::{
     SendMessageRequest, SendMessageResponse,
 };
 use crate::store::{BodyHash, Enqueued};
+
+mutation! {
+    CancelMessageRequest is "CancelMessage";
+}
 
 /// Implements `MessageService`.
 #[derive(Debug)]
@@ -91,7 +95,6 @@ impl Messages {
         call: Call<CancelMessageRequest, MessageName>,
     ) -> Result<CancelMessageResponse, ApiError> {
         let (message, name) = (call.message, call.name);
-        let request_id = fields::request_id(&message.request_id)?;
         let mutate = async {
             let session = call.workspace.session(&name.session.session).await?;
             let canceled = self.sessions.cancel(&session, name.message).await?;
@@ -100,13 +103,7 @@ impl Messages {
             })
         };
         self.once
-            .run(
-                &call.workspace,
-                request_id,
-                "CancelMessage",
-                &message,
-                mutate,
-            )
+            .run(&call.workspace, &message, mutate)
             .await
             .map_err(|error| error.at(&name))
     }

@@ -7,6 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::gate::Standing;
 use super::ports::{PairBy, PairingProgress, Sessions};
 use super::status::ApiError;
 use super::{contain, convert, fields, sessions};
@@ -29,29 +30,36 @@ pub(super) fn by(request: &PairSessionRequest) -> Result<PairBy, ApiError> {
     }
 }
 
+/// What the stream of a pairing needs.
+pub(super) struct Show {
+    pub(super) live: Arc<dyn Sessions>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) workspace: WorkspaceStore,
+    pub(super) name: SessionName,
+    pub(super) standing: Standing,
+    pub(super) stop: CancellationToken,
+}
+
 /// Passes a pairing's steps on until its last, or until the client leaves, which cancels it.
 pub(super) fn stream(
     mut steps: mpsc::Receiver<PairingProgress>,
-    live: Arc<dyn Sessions>,
-    clock: Arc<dyn Clock>,
-    workspace: WorkspaceStore,
-    name: SessionName,
-    stop: CancellationToken,
+    show: Show,
 ) -> ReceiverStream<Result<PairSessionResponse, Status>> {
     let (out, stream) = mpsc::channel(4);
+    let standing = show.standing.clone();
     let work = {
         let out = out.clone();
         async move {
             loop {
                 let progress = tokio::select! {
                     progress = steps.recv() => progress,
-                    () = stop.cancelled() => Some(PairingProgress::Failed {
+                    () = show.stop.cancelled() => Some(PairingProgress::Failed {
                         reason: "CANCELED".to_owned(),
                     }),
                     () = out.closed() => return,
                 };
                 let (shown, last) = match progress {
-                    Some(progress) => show(progress, &*live, &*clock, &workspace, &name).await,
+                    Some(progress) => show.step(progress).await,
                     None => (
                         Step::Failed(failed("INTERNAL", PairingFailureReason::Internal)),
                         true,
@@ -64,50 +72,46 @@ pub(super) fn stream(
             }
         }
     };
-    contain::spawn(out, work);
+    contain::spawn(out, standing, work);
     ReceiverStream::new(stream)
 }
 
-/// A step as clients see it, and whether it is the last.
-async fn show(
-    step: PairingProgress,
-    live: &dyn Sessions,
-    clock: &dyn Clock,
-    workspace: &WorkspaceStore,
-    name: &SessionName,
-) -> (Step, bool) {
-    let ttl = |expires_at: Timestamp| Some(convert::span(expires_at.since(clock.now())));
-    match step {
-        PairingProgress::Qr {
-            payload,
-            expires_at,
-        } => (
-            Step::Qr(PairingQr {
+impl Show {
+    /// A step as clients see it, and whether it is the last.
+    async fn step(&self, step: PairingProgress) -> (Step, bool) {
+        let ttl = |expires_at: Timestamp| Some(convert::span(expires_at.since(self.clock.now())));
+        match step {
+            PairingProgress::Qr {
                 payload,
-                expire_time: Some(convert::moment(expires_at)),
-                ttl: ttl(expires_at),
-            }),
-            false,
-        ),
-        PairingProgress::Code { code, expires_at } => (
-            Step::Code(PairingCode {
-                code,
-                expire_time: Some(convert::moment(expires_at)),
-                ttl: ttl(expires_at),
-            }),
-            false,
-        ),
-        PairingProgress::Succeeded { account } => {
-            let record = workspace.sessions().get(&name.session).await.ok();
-            let succeeded = PairingSucceeded {
-                account: Some(convert::person(&account)),
-                session: record.map(|record| sessions::show(live, record)),
-            };
-            (Step::Succeeded(succeeded), true)
-        }
-        PairingProgress::Failed { reason } => {
-            let known = known_failure(&reason);
-            (Step::Failed(failed(&reason, known)), true)
+                expires_at,
+            } => (
+                Step::Qr(PairingQr {
+                    payload,
+                    expire_time: Some(convert::moment(expires_at)),
+                    ttl: ttl(expires_at),
+                }),
+                false,
+            ),
+            PairingProgress::Code { code, expires_at } => (
+                Step::Code(PairingCode {
+                    code,
+                    expire_time: Some(convert::moment(expires_at)),
+                    ttl: ttl(expires_at),
+                }),
+                false,
+            ),
+            PairingProgress::Succeeded { account } => {
+                let record = self.workspace.sessions().get(&self.name.session).await.ok();
+                let succeeded = PairingSucceeded {
+                    account: Some(convert::person(&account)),
+                    session: record.map(|record| sessions::show(&*self.live, record)),
+                };
+                (Step::Succeeded(succeeded), true)
+            }
+            PairingProgress::Failed { reason } => {
+                let known = known_failure(&reason);
+                (Step::Failed(failed(&reason, known)), true)
+            }
         }
     }
 }

@@ -9,7 +9,10 @@ use crate::domain::ids::{MessageId, RequestId, SessionName};
 use crate::domain::message::{Content, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
-use crate::store::{BodyHash, Enqueued, NewSession, SessionRecord, SessionStore, WorkspaceStore};
+pub use crate::session::Verb;
+use crate::store::{
+    BodyHash, Enqueued, NewSession, Remember, SessionRecord, SessionStore, WorkspaceStore,
+};
 
 /// What is going on with a session right now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,24 +90,31 @@ pub trait Sessions: Send + Sync + std::fmt::Debug {
     /// What is going on with a session; `None` when nothing runs for it.
     fn live(&self, session: &SessionName) -> Option<Live>;
 
-    /// Creates a session and looks after it from now on.
+    /// Creates a session, remembers the answer in the same commit, and looks after it from now on.
     async fn create(
         &self,
         workspace: &WorkspaceStore,
         new: NewSession,
+        remember: Remember<SessionRecord>,
     ) -> Result<SessionRecord, ApiError>;
 
-    /// Keeps it connected.
-    async fn start(&self, session: &SessionName) -> Result<(), ApiError>;
+    /// Does what `verb` asks; with an etag, only if the record still has it.
+    async fn command(
+        &self,
+        session: &SessionName,
+        verb: Verb,
+        expected: Option<&str>,
+    ) -> Result<(), ApiError>;
 
-    /// Keeps it disconnected.
-    async fn stop(&self, session: &SessionName) -> Result<(), ApiError>;
-
-    /// Disconnects it if connected, then connects it anew.
-    async fn restart(&self, session: &SessionName) -> Result<(), ApiError>;
-
-    /// Ends its link and deletes its credentials.
-    async fn logout(&self, session: &SessionName) -> Result<(), ApiError>;
+    /// Ends its connection and deletes it with its credentials, and remembers the answer in the same
+    /// commit. The provider is not told.
+    async fn delete(
+        &self,
+        workspace: &WorkspaceStore,
+        session: &SessionName,
+        expected: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), ApiError>;
 
     /// Links it. Dropping the receiver cancels a pairing that the phone has not accepted yet.
     async fn pair(

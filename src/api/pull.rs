@@ -51,10 +51,10 @@ pub(super) async fn open(
     caller: &Caller,
     mut asked: Streaming<PullRequest>,
 ) -> Result<ReceiverStream<Result<PullResponse, Status>>, ApiError> {
-    let first = asked
-        .message()
-        .await
-        .map_err(|status| layer::foreign(&status))?;
+    let first = tokio::select! {
+        first = asked.message() => first.map_err(|status| layer::foreign(&status))?,
+        lost = caller.standing.lost() => return Err(lost),
+    };
     let Some(Asked::Open(open)) = first.and_then(|first| first.request) else {
         return Err(ApiError::new(
             Reason::StreamNotOpened,
@@ -82,7 +82,8 @@ pub(super) async fn open(
     };
     // The channel is new and has room.
     let _ = out.try_send(Ok(frame(Answer::Opened(opened))));
-    contain::spawn(out.clone(), serve(name, consumer, asked, out));
+    let work = serve(name, consumer, asked, out.clone());
+    contain::spawn(out, caller.standing.clone(), work);
     Ok(ReceiverStream::new(stream))
 }
 

@@ -305,8 +305,8 @@ fn routes(
         stop.clone(),
         options.progress_every,
     );
-    let subscriptions = Subscriptions::new(gate.clone(), once, hub.clone());
-    let tokens = TokensApi::new(gate);
+    let subscriptions = Subscriptions::new(gate.clone(), Arc::clone(&once), hub.clone());
+    let tokens = TokensApi::new(gate, once);
     Ok(Routes::new(reflection)
         .add_service(WorkspaceServiceServer::new(workspaces).max_decoding_message_size(MAX_REQUEST))
         .add_service(

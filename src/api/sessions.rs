@@ -8,10 +8,10 @@ use tonic::{Request, Response, Status};
 
 use super::gate::{Call, Gate};
 use super::names::{WorkspaceName, in_field, session_name};
-use super::once::Once;
+use super::once::{Mutation, Once, mutation};
 use super::pairing;
-use super::ports::{Live, Sessions};
-use super::status::{ApiError, Reason};
+use super::ports::{Live, Sessions, Verb};
+use super::status::ApiError;
 use super::{convert, fields};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{SessionId, SessionName};
@@ -38,13 +38,47 @@ pub(super) struct SessionsApi {
     stop: CancellationToken,
 }
 
-/// What can be asked of a session.
-#[derive(Debug, Clone, Copy)]
-enum Verb {
-    Start,
-    Stop,
-    Restart,
-    Logout,
+mutation! {
+    CreateSessionRequest is "CreateSession";
+    StartSessionRequest is "StartSession", with etag;
+    StopSessionRequest is "StopSession", with etag;
+    RestartSessionRequest is "RestartSession", with etag;
+    LogoutSessionRequest is "LogoutSession", with etag;
+}
+
+/// A request that is one of the verbs.
+trait VerbRequest: Mutation {
+    const VERB: Verb;
+    type Answer: prost::Message + Default;
+
+    fn name(&self) -> &str;
+    fn answer(session: pb::Session) -> Self::Answer;
+}
+
+macro_rules! verb {
+    ($($request:ident does $verb:ident and answers $answer:ident;)+) => {$(
+        impl VerbRequest for $request {
+            const VERB: Verb = Verb::$verb;
+            type Answer = $answer;
+
+            fn name(&self) -> &str {
+                &self.name
+            }
+
+            fn answer(session: pb::Session) -> $answer {
+                $answer {
+                    session: Some(session),
+                }
+            }
+        }
+    )+};
+}
+
+verb! {
+    StartSessionRequest does Start and answers StartSessionResponse;
+    StopSessionRequest does Stop and answers StopSessionResponse;
+    RestartSessionRequest does Restart and answers RestartSessionResponse;
+    LogoutSessionRequest does Logout and answers LogoutSessionResponse;
 }
 
 /// What a session looks like when nothing runs for it.
@@ -91,7 +125,6 @@ impl SessionsApi {
         call: Call<CreateSessionRequest, WorkspaceName>,
     ) -> Result<CreateSessionResponse, ApiError> {
         let message = call.message;
-        let request_id = fields::request_id(&message.request_id)?;
         let new = NewSession {
             id: in_field("session_id", SessionId::new(message.session_id.as_str()))?,
             display_name: fields::display_name(message.display_name.clone())?,
@@ -99,20 +132,15 @@ impl SessionsApi {
             provider: self.provider(&message.provider)?,
             desired: Desired::Running,
         };
-        let mutate = async {
-            let record = self.sessions.create(&call.workspace, new).await?;
-            Ok(CreateSessionResponse {
-                session: Some(show(&*self.sessions, record)),
-            })
+        let shown = |record: &SessionRecord| CreateSessionResponse {
+            session: Some(convert::session(record.clone(), &resting(record))),
         };
         self.once
-            .run(
-                &call.workspace,
-                request_id,
-                "CreateSession",
-                &message,
-                mutate,
-            )
+            .run_in(&call.workspace, &message, async |ticket| {
+                let remember = ticket.remember(shown);
+                let record = self.sessions.create(&call.workspace, new, remember).await?;
+                Ok(shown(&record))
+            })
             .await
     }
 
@@ -135,24 +163,6 @@ impl SessionsApi {
         ))
     }
 
-    /// Reads a session and, if the client gave an etag, checks that it is still current.
-    async fn current(
-        &self,
-        workspace: &WorkspaceStore,
-        name: &SessionName,
-        etag: &str,
-    ) -> Result<SessionRecord, ApiError> {
-        let record = workspace.sessions().get(&name.session).await?;
-        if !etag.is_empty() && etag != record.etag {
-            return Err(ApiError::new(
-                Reason::EtagMismatch,
-                format!("{name} was changed by somebody else: read it again and decide anew"),
-            )
-            .with("resource", name.to_string()));
-        }
-        Ok(record)
-    }
-
     async fn get(
         &self,
         workspace: &WorkspaceStore,
@@ -163,34 +173,18 @@ impl SessionsApi {
     }
 
     /// Does what a verb asks, once per `request_id`, and returns the session as it is then.
-    async fn verb<R, A>(
-        &self,
-        method: &'static str,
-        verb: Verb,
-        call: Call<R, SessionName>,
-        asked: impl FnOnce(&R) -> (&str, &str),
-        answer: impl FnOnce(pb::Session) -> A,
-    ) -> Result<A, ApiError>
-    where
-        R: prost::Message,
-        A: prost::Message + Default,
-    {
+    async fn verb<R: VerbRequest>(&self, request: Request<R>) -> Result<R::Answer, ApiError> {
+        let name = |message: &R| session_name("name", message.name());
+        let call = self.gate.open(request, name).await?;
         let (message, name) = (call.message, call.name);
-        let (request_id, etag) = asked(&message);
-        let request_id = fields::request_id(request_id)?;
         let mutate = async {
-            self.current(&call.workspace, &name, etag).await?;
-            match verb {
-                Verb::Start => self.sessions.start(&name).await?,
-                Verb::Stop => self.sessions.stop(&name).await?,
-                Verb::Restart => self.sessions.restart(&name).await?,
-                Verb::Logout => self.sessions.logout(&name).await?,
-            }
-            Ok(answer(self.get(&call.workspace, &name).await?))
+            call.workspace.sessions().get(&name.session).await?;
+            self.sessions
+                .command(&name, R::VERB, message.etag())
+                .await?;
+            Ok(R::answer(self.get(&call.workspace, &name).await?))
         };
-        self.once
-            .run(&call.workspace, request_id, method, &message, mutate)
-            .await
+        self.once.run(&call.workspace, &message, mutate).await
     }
 }
 
@@ -247,72 +241,28 @@ impl SessionService for SessionsApi {
         &self,
         request: Request<StartSessionRequest>,
     ) -> Result<Response<StartSessionResponse>, Status> {
-        let name = |message: &StartSessionRequest| session_name("name", &message.name);
-        let call = self.gate.open(request, name).await?;
-        let done = self.verb(
-            "StartSession",
-            Verb::Start,
-            call,
-            |message| (&message.request_id, &message.etag),
-            |session| StartSessionResponse {
-                session: Some(session),
-            },
-        );
-        Ok(Response::new(done.await?))
+        Ok(Response::new(self.verb(request).await?))
     }
 
     async fn stop_session(
         &self,
         request: Request<StopSessionRequest>,
     ) -> Result<Response<StopSessionResponse>, Status> {
-        let name = |message: &StopSessionRequest| session_name("name", &message.name);
-        let call = self.gate.open(request, name).await?;
-        let done = self.verb(
-            "StopSession",
-            Verb::Stop,
-            call,
-            |message| (&message.request_id, &message.etag),
-            |session| StopSessionResponse {
-                session: Some(session),
-            },
-        );
-        Ok(Response::new(done.await?))
+        Ok(Response::new(self.verb(request).await?))
     }
 
     async fn restart_session(
         &self,
         request: Request<RestartSessionRequest>,
     ) -> Result<Response<RestartSessionResponse>, Status> {
-        let name = |message: &RestartSessionRequest| session_name("name", &message.name);
-        let call = self.gate.open(request, name).await?;
-        let done = self.verb(
-            "RestartSession",
-            Verb::Restart,
-            call,
-            |message| (&message.request_id, &message.etag),
-            |session| RestartSessionResponse {
-                session: Some(session),
-            },
-        );
-        Ok(Response::new(done.await?))
+        Ok(Response::new(self.verb(request).await?))
     }
 
     async fn logout_session(
         &self,
         request: Request<LogoutSessionRequest>,
     ) -> Result<Response<LogoutSessionResponse>, Status> {
-        let name = |message: &LogoutSessionRequest| session_name("name", &message.name);
-        let call = self.gate.open(request, name).await?;
-        let done = self.verb(
-            "LogoutSession",
-            Verb::Logout,
-            call,
-            |message| (&message.request_id, &message.etag),
-            |session| LogoutSessionResponse {
-                session: Some(session),
-            },
-        );
-        Ok(Response::new(done.await?))
+        Ok(Response::new(self.verb(request).await?))
     }
 
     type PairSessionStream = ReceiverStream<Result<PairSessionResponse, Status>>;
@@ -326,15 +276,19 @@ impl SessionService for SessionsApi {
             .open(request, |message| session_name("name", &message.name))
             .await?;
         let by = pairing::by(&call.message)?;
-        self.current(&call.workspace, &call.name, "").await?;
+        let found = call.workspace.sessions().get(&call.name.session).await;
+        found.map_err(ApiError::from)?;
         let steps = self.sessions.pair(&call.name, by).await?;
         let stream = pairing::stream(
             steps,
-            Arc::clone(&self.sessions),
-            Arc::clone(&self.clock),
-            call.workspace,
-            call.name,
-            self.stop.clone(),
+            pairing::Show {
+                live: Arc::clone(&self.sessions),
+                clock: Arc::clone(&self.clock),
+                workspace: call.workspace,
+                name: call.name,
+                standing: call.standing,
+                stop: self.stop.clone(),
+            },
         );
         Ok(Response::new(stream))
     }

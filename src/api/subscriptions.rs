@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::gate::{Call, Gate};
 use super::names::{SubscriptionName, WorkspaceName, in_field, session_name};
-use super::once::Once;
+use super::once::{Mutation, Once, mutation};
 use super::status::ApiError;
 use super::{convert, fields};
 use crate::delivery::Hub;
@@ -33,6 +33,11 @@ const MAX_ATTEMPTS: u32 = 100;
 /// Most sessions a filter may name.
 const MAX_SESSIONS: usize = 1_000;
 
+mutation! {
+    CreateSubscriptionRequest is "CreateSubscription";
+    DeleteSubscriptionRequest is "DeleteSubscription", with etag;
+}
+
 /// Implements `SubscriptionService`.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
@@ -51,7 +56,6 @@ impl Subscriptions {
         call: Call<CreateSubscriptionRequest, WorkspaceName>,
     ) -> Result<CreateSubscriptionResponse, ApiError> {
         let message = call.message;
-        let request_id = fields::request_id(&message.request_id)?;
         let id = SubscriptionId::new(message.subscription_id.as_str());
         let id = in_field("subscription_id", id)?;
         let given = message.subscription.clone().unwrap_or_default();
@@ -61,30 +65,25 @@ impl Subscriptions {
             Some(0) => StartAt::Oldest,
             Some(revision) => StartAt::Revision(revision),
         };
-        let mutate = async {
-            if let StartAt::Revision(revision) = start {
-                call.workspace.journal().headers(revision, 1).await?;
-            }
-            for session in &config.filter.sessions {
-                call.workspace.sessions().get(session).await?;
-            }
-            let record = call
-                .workspace
-                .subscriptions()
-                .create(&id, &config, start)
-                .await?;
-            Ok(CreateSubscriptionResponse {
-                subscription: Some(show(&call.workspace, record).await?),
-            })
+        let workspace = call.name.0.clone();
+        let shown = move |(record, first): &(SubscriptionRecord, u64)| CreateSubscriptionResponse {
+            subscription: Some(show_at(&workspace, record.clone(), *first, 0)),
         };
         self.once
-            .run(
-                &call.workspace,
-                request_id,
-                "CreateSubscription",
-                &message,
-                mutate,
-            )
+            .run_in(&call.workspace, &message, async |ticket| {
+                if let StartAt::Revision(revision) = start {
+                    call.workspace.journal().headers(revision, 1).await?;
+                }
+                for session in &config.filter.sessions {
+                    call.workspace.sessions().get(session).await?;
+                }
+                let subscriptions = call.workspace.subscriptions();
+                let remember = ticket.remember(shown.clone());
+                let created = subscriptions
+                    .create_once(&id, &config, start, remember)
+                    .await?;
+                Ok(shown(&created))
+            })
             .await
     }
 
@@ -93,22 +92,16 @@ impl Subscriptions {
         call: Call<DeleteSubscriptionRequest, SubscriptionName>,
     ) -> Result<DeleteSubscriptionResponse, ApiError> {
         let (message, name) = (call.message, call.name);
-        let request_id = fields::request_id(&message.request_id)?;
-        let etag = Some(message.etag.as_str()).filter(|etag| !etag.is_empty());
-        let mutate = async {
-            let subscriptions = call.workspace.subscriptions();
-            subscriptions.delete(&name.subscription, etag).await?;
-            self.hub.deleted(&name.workspace, &name.subscription).await;
-            Ok(DeleteSubscriptionResponse {})
-        };
         self.once
-            .run(
-                &call.workspace,
-                request_id,
-                "DeleteSubscription",
-                &message,
-                mutate,
-            )
+            .run_in(&call.workspace, &message, async |ticket| {
+                let answer = |(): &()| DeleteSubscriptionResponse {};
+                let subscriptions = call.workspace.subscriptions();
+                subscriptions
+                    .delete_once(&name.subscription, message.etag(), &ticket.remember(answer))
+                    .await?;
+                self.hub.deleted(&name.workspace, &name.subscription).await;
+                Ok(answer(&()))
+            })
             .await
     }
 }
@@ -178,12 +171,22 @@ async fn show(
     let dead = progress
         .dead_letters(&PageRequest::first(MAX_PAGE_SIZE))
         .await?;
+    let buried = dead.items.len() as u64;
+    Ok(show_at(workspace.id(), record, floor, buried))
+}
+
+fn show_at(
+    workspace: &WorkspaceId,
+    record: SubscriptionRecord,
+    floor: u64,
+    buried: u64,
+) -> pb::Subscription {
     let name = SubscriptionName {
-        workspace: workspace.id().clone(),
+        workspace: workspace.clone(),
         subscription: record.id,
     };
     let session = |session: &_| format!("{}/sessions/{session}", name.workspace.name());
-    Ok(pb::Subscription {
+    pb::Subscription {
         name: name.to_string(),
         filter: Some(SubscriptionFilter {
             types: record
@@ -199,9 +202,9 @@ async fn show(
         max_attempts: record.config.max_attempts,
         create_time: Some(convert::moment(record.created_at)),
         floor_revision: floor,
-        dead_letter_count: dead.items.len() as u64,
+        dead_letter_count: buried,
         etag: record.etag,
-    })
+    }
 }
 
 #[tonic::async_trait]

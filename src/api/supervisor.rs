@@ -13,11 +13,11 @@ use crate::domain::clock::Clock;
 use crate::domain::ids::{MessageId, SessionName};
 use crate::domain::message::OutboundMessage;
 use crate::session::{
-    self, CancelError, CommandError, CreateSessionError, Illegal, PacingRefused, PairMode,
-    PairingUpdate, SubmitError, Supervisor,
+    self, CancelError, CommandError, CreateSessionError, DeleteSessionError, Illegal,
+    PacingRefused, PairMode, PairingUpdate, SubmitError, Supervisor, Verb,
 };
 use crate::store::{
-    Enqueued, NewSession, SessionRecord, SessionStore, TransitionError, WorkspaceStore,
+    Enqueued, NewSession, Remember, SessionRecord, SessionStore, TransitionError, WorkspaceStore,
 };
 
 /// Steps of a pairing that wait for a slow client.
@@ -69,6 +69,8 @@ fn illegal(session: &SessionName, illegal: &Illegal) -> ApiError {
 fn refused(session: &SessionName, error: CommandError) -> ApiError {
     match error {
         CommandError::Illegal(reason) => illegal(session, &reason),
+        CommandError::EtagMismatch => ApiError::new(Reason::EtagMismatch, error.to_string())
+            .with("resource", session.to_string()),
         CommandError::NotFound => ApiError::not_found(&session.to_string()),
         CommandError::Busy => {
             ApiError::new(Reason::SessionBusy, error.to_string()).retry_after(BUSY)
@@ -97,8 +99,9 @@ impl Sessions for Supervised {
         &self,
         workspace: &WorkspaceStore,
         new: NewSession,
+        remember: Remember<SessionRecord>,
     ) -> Result<SessionRecord, ApiError> {
-        let created = self.supervisor.create(workspace, new).await;
+        let created = self.supervisor.create_once(workspace, new, remember).await;
         created.map_err(|error| match error {
             CreateSessionError::UnknownProvider { .. } => {
                 ApiError::field("provider", error.to_string())
@@ -108,28 +111,34 @@ impl Sessions for Supervised {
         })
     }
 
-    async fn start(&self, session: &SessionName) -> Result<(), ApiError> {
-        let started = self.supervisor.start(session).await;
-        started.map_err(|error| refused(session, error))?;
+    async fn command(
+        &self,
+        session: &SessionName,
+        verb: Verb,
+        expected: Option<&str>,
+    ) -> Result<(), ApiError> {
+        let done = self.supervisor.command(session, verb, expected).await;
+        done.map_err(|error| refused(session, error))?;
         Ok(())
     }
 
-    async fn stop(&self, session: &SessionName) -> Result<(), ApiError> {
-        let stopped = self.supervisor.stop(session).await;
-        stopped.map_err(|error| refused(session, error))?;
-        Ok(())
-    }
-
-    async fn restart(&self, session: &SessionName) -> Result<(), ApiError> {
-        let restarted = self.supervisor.restart(session).await;
-        restarted.map_err(|error| refused(session, error))?;
-        Ok(())
-    }
-
-    async fn logout(&self, session: &SessionName) -> Result<(), ApiError> {
-        let ended = self.supervisor.logout(session).await;
-        ended.map_err(|error| refused(session, error))?;
-        Ok(())
+    async fn delete(
+        &self,
+        workspace: &WorkspaceStore,
+        session: &SessionName,
+        expected: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), ApiError> {
+        let deleted = self
+            .supervisor
+            .delete_once(workspace, session, expected, remember)
+            .await;
+        deleted.map_err(|error| match error {
+            DeleteSessionError::Busy => {
+                ApiError::new(Reason::SessionBusy, error.to_string()).retry_after(BUSY)
+            }
+            DeleteSessionError::Update(error) => error.into(),
+        })
     }
 
     async fn pair(

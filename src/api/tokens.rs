@@ -1,6 +1,7 @@
 //! `TokenService`. Administrators only.
 
-use prost::Message as _;
+use std::sync::Arc;
+
 use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status};
 
@@ -8,6 +9,7 @@ use super::convert;
 use super::fields;
 use super::gate::Gate;
 use super::names::{WorkspaceName, token_name};
+use super::once::{Once, mutation};
 use super::status::{ApiError, Reason};
 use crate::pb::token_scope::Scope;
 use crate::pb::token_service_server::TokenService;
@@ -15,14 +17,18 @@ use crate::pb::{
     AdministratorScope, CreateTokenRequest, CreateTokenResponse, ListTokensRequest,
     ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, Token, TokenScope,
 };
-use crate::store::{BodyHash, LookupError, MAX_PAGE_SIZE, TokenInfo, TokenKind};
+use crate::store::{LookupError, MAX_PAGE_SIZE, TokenInfo, TokenKind};
+
+mutation! {
+    CreateTokenRequest is "CreateToken";
+    RevokeTokenRequest is "RevokeToken";
+}
 
 /// Implements `TokenService`.
 #[derive(Debug)]
 pub(super) struct TokensApi {
     gate: Gate,
-    /// One creation at a time, so that of two with the same `request_id` one is refused.
-    creating: tokio::sync::Mutex<()>,
+    once: Arc<Once>,
 }
 
 fn show(info: TokenInfo) -> Token {
@@ -39,11 +45,8 @@ fn show(info: TokenInfo) -> Token {
 }
 
 impl TokensApi {
-    pub(super) fn new(gate: Gate) -> Self {
-        Self {
-            gate,
-            creating: tokio::sync::Mutex::new(()),
-        }
+    pub(super) fn new(gate: Gate, once: Arc<Once>) -> Self {
+        Self { gate, once }
     }
 
     async fn create(
@@ -52,10 +55,8 @@ impl TokensApi {
     ) -> Result<CreateTokenResponse, ApiError> {
         let store = self.gate.administrator(&request)?.clone();
         let message = request.into_inner();
-        let request_id = fields::request_id(&message.request_id)?;
-        let body = BodyHash::of("CreateToken", &message.encode_to_vec());
-        let display_name = fields::display_name(message.display_name)?;
-        let kind = match message.scope.and_then(|scope| scope.scope) {
+        let display_name = fields::display_name(message.display_name.clone())?;
+        let kind = match message.scope.clone().and_then(|scope| scope.scope) {
             Some(Scope::Administrator(_)) => TokenKind::Administrator,
             Some(Scope::Workspace(name)) => {
                 TokenKind::Workspace(WorkspaceName::parse("scope.workspace", &name)?.0)
@@ -67,33 +68,44 @@ impl TokensApi {
                 ));
             }
         };
-        // Remembered in the workspace the token opens, or in the one that always exists.
-        let home = match &kind {
-            TokenKind::Workspace(id) => id.clone(),
-            TokenKind::Administrator => crate::domain::ids::WorkspaceId::default_workspace(),
+        let shown = |info: &TokenInfo| CreateTokenResponse {
+            token: Some(show(info.clone())),
+            secret: String::new(),
         };
-        let requests = store.workspace(&home).await?.requests();
-        let _guard = self.creating.lock().await;
-        if requests.recall(request_id, body).await?.is_some() {
+        let home = self.gate.home(&store).await?;
+        let answer = self
+            .once
+            .run_in(&home, &message, async |ticket| {
+                if let TokenKind::Workspace(id) = &kind {
+                    store.workspace(id).await?;
+                }
+                let created = store
+                    .tokens()
+                    .create_once(kind, &display_name, &ticket.remember(shown))
+                    .await?;
+                let mut answer = shown(&created.info);
+                created
+                    .secret
+                    .expose_secret()
+                    .clone_into(&mut answer.secret);
+                let audit = store.audit();
+                let target = format!("tokens/{}", created.info.id);
+                audit
+                    .record("administrator", "CreateToken", &target)
+                    .await?;
+                Ok(answer)
+            })
+            .await?;
+        if answer.secret.is_empty() {
+            let earlier = answer.token.unwrap_or_default().name;
             return Err(ApiError::new(
                 Reason::IdempotencyConflict,
                 "this request_id created a token already, whose secret is not kept: revoke that token and create another",
             )
-            .with("request_id", request_id.to_string()));
+            .with("request_id", message.request_id)
+            .with("token", earlier));
         }
-        requests
-            .remember(request_id, body, Vec::new().into())
-            .await?;
-        let created = store.tokens().create(kind, &display_name).await?;
-        let token = show(created.info);
-        store
-            .audit()
-            .record("administrator", "CreateToken", &token.name)
-            .await?;
-        Ok(CreateTokenResponse {
-            token: Some(token),
-            secret: created.secret.expose_secret().to_owned(),
-        })
+        Ok(answer)
     }
 
     fn list(&self, request: &Request<ListTokensRequest>) -> Result<ListTokensResponse, ApiError> {
@@ -129,27 +141,29 @@ impl TokensApi {
     ) -> Result<RevokeTokenResponse, ApiError> {
         let store = self.gate.administrator(&request)?.clone();
         let message = request.into_inner();
-        let request_id = fields::request_id(&message.request_id)?;
         let id = token_name("name", &message.name)?;
-        let body = BodyHash::of("RevokeToken", &message.encode_to_vec());
-        let home = crate::domain::ids::WorkspaceId::default_workspace();
-        let requests = store.workspace(&home).await?.requests();
-        if requests.recall(request_id, body).await?.is_some() {
-            return Ok(RevokeTokenResponse {});
-        }
-        match store.tokens().revoke(id).await {
-            Ok(()) => {}
-            Err(LookupError::NotFound { .. }) => return Err(ApiError::not_found(&message.name)),
-            Err(LookupError::Store(error)) => return Err(error.into()),
-        }
-        store
-            .audit()
-            .record("administrator", "RevokeToken", &message.name)
-            .await?;
-        requests
-            .remember(request_id, body, Vec::new().into())
-            .await?;
-        Ok(RevokeTokenResponse {})
+        let home = self.gate.home(&store).await?;
+        self.once
+            .run_in(&home, &message, async |ticket| {
+                let answer = |(): &()| RevokeTokenResponse {};
+                match store
+                    .tokens()
+                    .revoke_once(id, &ticket.remember(answer))
+                    .await
+                {
+                    Ok(()) => {}
+                    Err(LookupError::NotFound { .. }) => {
+                        return Err(ApiError::not_found(&message.name));
+                    }
+                    Err(LookupError::Store(error)) => return Err(error.into()),
+                }
+                let audit = store.audit();
+                audit
+                    .record("administrator", "RevokeToken", &message.name)
+                    .await?;
+                Ok(answer(&()))
+            })
+            .await
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::gate::Call;
+use super::gate::{Call, Standing};
 use super::names::{WorkspaceName, session_name};
 use super::status::ApiError;
 use super::{contain, convert, faults};
@@ -29,6 +29,7 @@ pub(super) struct Watch {
     filter: CompiledFilter,
     from: u64,
     progress_every: Duration,
+    standing: Standing,
 }
 
 impl Watch {
@@ -59,6 +60,7 @@ impl Watch {
             journal,
             from,
             progress_every,
+            standing: call.standing,
         })
     }
 
@@ -69,6 +71,7 @@ impl Watch {
     ) -> ReceiverStream<Result<WatchResponse, Status>> {
         let (out, stream) = mpsc::channel(BUFFER);
         let errors = out.clone();
+        let standing = self.standing.clone();
         let work = {
             let out = out.clone();
             async move {
@@ -83,7 +86,7 @@ impl Watch {
                 }
             }
         };
-        contain::spawn(errors, work);
+        contain::spawn(errors, standing, work);
         ReceiverStream::new(stream)
     }
 

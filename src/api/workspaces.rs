@@ -4,35 +4,33 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::gate::{Caller, Gate};
+use super::gate::{Gate, Rights};
 use super::names::{WorkspaceName, in_field};
-use super::once::Once;
+use super::once::{Once, mutation};
 use super::status::ApiError;
 use super::{convert, fields};
 use crate::domain::ids::WorkspaceId;
+use crate::domain::workspace::Workspace;
 use crate::pb::workspace_service_server::WorkspaceService;
 use crate::pb::{
     CreateWorkspaceRequest, CreateWorkspaceResponse, GetWorkspaceRequest, GetWorkspaceResponse,
     ListWorkspacesRequest, ListWorkspacesResponse,
 };
-use crate::store::{LookupError, Store};
+
+mutation! {
+    CreateWorkspaceRequest is "CreateWorkspace";
+}
 
 /// Implements `WorkspaceService`.
 #[derive(Debug)]
 pub(super) struct Workspaces {
     gate: Gate,
     once: Arc<Once>,
-    /// One creation at a time, so that a repetition finds the answer of the first.
-    creating: tokio::sync::Mutex<()>,
 }
 
 impl Workspaces {
     pub(super) fn new(gate: Gate, once: Arc<Once>) -> Self {
-        Self {
-            gate,
-            once,
-            creating: tokio::sync::Mutex::new(()),
-        }
+        Self { gate, once }
     }
 
     async fn create(
@@ -41,33 +39,25 @@ impl Workspaces {
     ) -> Result<CreateWorkspaceResponse, ApiError> {
         let store = self.gate.administrator(&request)?.clone();
         let message = request.into_inner();
-        let id = in_field(
-            "workspace_id",
-            WorkspaceId::new(message.workspace_id.as_str()),
-        )?;
+        let id = WorkspaceId::new(message.workspace_id.as_str());
+        let id = in_field("workspace_id", id)?;
         let display_name = fields::display_name(message.display_name.clone())?;
-        let request_id = fields::request_id(&message.request_id)?;
-        let _guard = self.creating.lock().await;
-        // The answer is remembered in the workspace itself, so one that exists is asked first.
-        match store.workspace(&id).await {
-            Ok(existing) => {
-                let taken =
-                    ApiError::from(crate::store::CreateError::AlreadyExists { what: id.name() });
-                let again = async { Err(taken) };
-                self.once
-                    .run(&existing, request_id, "CreateWorkspace", &message, again)
-                    .await
-            }
-            Err(LookupError::NotFound { .. }) => {
-                let workspace = create(&store, &id, &display_name).await?;
-                let opened = store.workspace(&id).await?;
-                let answer = async { Ok(workspace) };
-                self.once
-                    .run(&opened, request_id, "CreateWorkspace", &message, answer)
-                    .await
-            }
-            Err(LookupError::Store(error)) => Err(error.into()),
-        }
+        let shown = |workspace: &Workspace| CreateWorkspaceResponse {
+            workspace: Some(convert::workspace(workspace.clone())),
+        };
+        let home = self.gate.home(&store).await?;
+        self.once
+            .run_in(&home, &message, async |ticket| {
+                let workspace = store
+                    .create_workspace_once(&id, &display_name, ticket.remember(shown))
+                    .await?;
+                let audit = store.audit();
+                audit
+                    .record("administrator", "CreateWorkspace", &id.name())
+                    .await?;
+                Ok(shown(&workspace))
+            })
+            .await
     }
 
     async fn list(
@@ -76,8 +66,8 @@ impl Workspaces {
     ) -> Result<ListWorkspacesResponse, ApiError> {
         let caller = self.gate.caller(&request)?;
         let page = fields::page(request.get_ref().page_size, &request.get_ref().page_token)?;
-        match caller {
-            Caller::Administrator => {
+        match caller.rights {
+            Rights::Administrator => {
                 let store = self.gate.administrator(&request)?;
                 let page = store.list_workspaces(&page).await?;
                 Ok(ListWorkspacesResponse {
@@ -85,7 +75,7 @@ impl Workspaces {
                     next_page_token: page.next.map(|t| t.encode()).unwrap_or_default(),
                 })
             }
-            Caller::Workspace(own) => {
+            Rights::Workspace(own) => {
                 let only = self.gate.workspace_record(&WorkspaceName(own)).await?;
                 Ok(ListWorkspacesResponse {
                     workspaces: vec![convert::workspace(only)],
@@ -94,21 +84,6 @@ impl Workspaces {
             }
         }
     }
-}
-
-async fn create(
-    store: &Store,
-    id: &WorkspaceId,
-    display_name: &str,
-) -> Result<CreateWorkspaceResponse, ApiError> {
-    let workspace = store.create_workspace(id, display_name).await?;
-    store
-        .audit()
-        .record("administrator", "CreateWorkspace", &id.name())
-        .await?;
-    Ok(CreateWorkspaceResponse {
-        workspace: Some(convert::workspace(workspace)),
-    })
 }
 
 #[tonic::async_trait]

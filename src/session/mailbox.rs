@@ -14,10 +14,14 @@ use crate::store::StoreError;
 
 /// A state change somebody asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub enum Verb {
+    /// Keep it connected.
     Start,
+    /// Keep it disconnected; credentials stay.
     Stop,
+    /// Disconnect if connected, then connect anew.
     Restart,
+    /// End the link and delete the credentials.
     Logout,
 }
 
@@ -65,6 +69,9 @@ pub enum CommandError {
     /// It makes no sense now: `FAILED_PRECONDITION`.
     #[error(transparent)]
     Illegal(#[from] Illegal),
+    /// The record is not the one the caller had read: ABORTED.
+    #[error("the session was changed by somebody else: read it again and decide anew")]
+    EtagMismatch,
     /// There is no such session: `NOT_FOUND`.
     #[error("session does not exist")]
     NotFound,
@@ -84,7 +91,12 @@ pub(super) type Reply = oneshot::Sender<Result<SessionStatus, CommandError>>;
 
 /// What a session's actor can be told.
 pub(super) enum Message {
-    Command(Verb, Reply),
+    Command {
+        verb: Verb,
+        /// Only if the record still has this etag.
+        expected: Option<String>,
+        reply: Reply,
+    },
     Pair {
         mode: PairMode,
         updates: mpsc::Sender<PairingUpdate>,

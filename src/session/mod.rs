@@ -44,7 +44,7 @@ mod tests;
 
 pub use config::{ConfigProblem, SessionConfig};
 pub use holds::Holds;
-pub use mailbox::{CommandError, PairingUpdate};
+pub use mailbox::{CommandError, PairingUpdate, Verb};
 pub use pacing::PacingRefused;
 pub use state::{Illegal, PairMode};
 pub use status::SessionStatus;

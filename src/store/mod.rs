@@ -44,6 +44,7 @@ pub mod keyring;
 mod keyspace;
 pub mod memory;
 mod migrate;
+mod named;
 mod outbox;
 mod overlay;
 mod page;
@@ -82,7 +83,7 @@ pub use keyspace::{Durability, KeyBatch, KeyEntry, KeyId, KeyKind, KeySpace, Raw
 pub use migrate::{FORMAT, RecordError};
 pub use outbox::{Enqueued, NewMessage, Outbox, QueueEntry, Step};
 pub use page::{BadPageToken, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, PageRequest, PageToken};
-pub use requests::{BodyHash, REMEMBERED_FOR, RecallError, Requests};
+pub use requests::{BodyHash, REMEMBERED_FOR, RecallError, Remember, Requests};
 pub use retention::{Enforced, Retention};
 pub use root::{FleetCursor, OpenError, Store, StoreOptions};
 pub use rotation::RotateError;
@@ -94,6 +95,6 @@ pub use subscriptions::{
     Subscriptions,
 };
 pub use sweeper::Swept;
-pub use tokens::{NewToken, TOKEN_PREFIX, TokenInfo, TokenKind, Tokens};
+pub use tokens::{NewToken, TOKEN_PREFIX, TokenInfo, TokenKind, Tokens, Verified};
 pub use usage::{Counters, Day, Usage};
 pub use workspace::WorkspaceStore;

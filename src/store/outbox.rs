@@ -15,7 +15,7 @@ use super::journal::Appended;
 use super::key::{Hash, Kind, trailing_u64};
 use super::page::{Page, PageRequest, PageToken};
 use super::person::PersonRow;
-use super::requests::{BodyHash, RecallError};
+use super::requests::{BodyHash, RecallError, Remember};
 use super::scope::{ATTEMPTS, Scope, Txn, TxnError};
 use super::session::SessionStore;
 use super::usage::Counters;
@@ -151,8 +151,6 @@ impl Outbox {
         if let Some(replayed) = self.recall(new.request_id, new.body).await? {
             return Ok(replayed);
         }
-        let now = self.session.workspace().now();
-        let id = self.fresh_id(now);
         let content = serde_json::to_vec(&new.content)
             .map_err(|error| StoreError::Damaged(format!("content cannot be encoded: {error}")))?;
         let row = MessageRow {
@@ -162,24 +160,24 @@ impl Outbox {
             encoded: new.encoded,
             state: state_number(MessageState::Queued),
             priority: priority_number(new.priority),
-            created_at: now.0,
+            created_at: 0,
             send_after: new.send_after.map(|at| at.0),
             expire_at: new.expire_at.map(|at| at.0),
-            history: vec![StepRow {
-                state: state_number(MessageState::Queued),
-                at: now.0,
-            }],
+            history: Vec::new(),
             attempts: 0,
             failure: None,
             seq: 0,
         };
-        let message = row.clone().into_message(id)?;
         let mut txn = Txn::new(self.scope().engine.clone());
         let workspace = self.session.workspace();
-        let answer = self.answer(id);
-        workspace
-            .requests()
-            .remember_in(&mut txn, new.request_id, new.body, &answer)?;
+        let outbox = self.clone();
+        let remember = Remember::new(
+            workspace.requests(),
+            new.request_id,
+            new.body,
+            move |id: &MessageId| outbox.answer(*id),
+        );
+        txn.expect_absent(remember.key());
         let enqueued = Counters {
             enqueued: 1,
             ..Counters::default()
@@ -197,17 +195,21 @@ impl Outbox {
             return Err(StoreError::Gone.into());
         }
         let outbox = self.clone();
+        let (accepted, receiver) = tokio::sync::oneshot::channel();
+        let rows = move |seq| {
+            let (message, mut rows) = outbox.new_rows(seq, row)?;
+            rows.extend(remember.rows(&message.id)?);
+            // The receiver lives until the commit is answered.
+            let _ = accepted.send(message);
+            Ok(rows)
+        };
         txn.append(
             self.scope().key(Kind::OutboxNumbers).finish(),
-            Box::new(move |seq| {
-                outbox
-                    .new_rows(seq, id, row)
-                    .map_err(|error| RowError(error.to_string()))
-            }),
+            Box::new(move |seq| rows(seq).map_err(|error: StoreError| RowError(error.to_string()))),
         );
         match txn.commit().await {
             Ok(_) => Ok(Enqueued {
-                message,
+                message: receiver.await.map_err(|_| StoreError::Closed)?,
                 replayed: false,
             }),
             Err(TxnError::Store(error)) => Err(error.into()),
@@ -262,20 +264,35 @@ impl Outbox {
         answer
     }
 
-    /// A UUID that sorts by time (version 7), so that listings are in the order of acceptance.
-    fn fresh_id(&self, now: Timestamp) -> MessageId {
-        let mut random = [0; 10];
-        self.session.workspace().0.context.entropy.fill(&mut random);
-        MessageId(uuid::Builder::from_unix_timestamp_millis(now.0, &random).into_uuid())
+    /// A UUID that sorts by time (version 7), and within a millisecond by the order of acceptance: the
+    /// bits a generator would fill with a counter (RFC 9562, 6.2) hold the position in the session.
+    fn fresh_id(&self, now: Timestamp, seq: u64) -> MessageId {
+        let mut rest = [0; 10];
+        self.session.workspace().0.context.entropy.fill(&mut rest);
+        // 12 bits lie before the variant, 22 of the counter's after it.
+        let counter = seq.to_be_bytes();
+        let high = ((seq >> 22) & 0x0fff).to_be_bytes();
+        rest[..2].copy_from_slice(&high[6..]);
+        rest[2] = counter[5] & 0x3f;
+        rest[3..5].copy_from_slice(&counter[6..]);
+        MessageId(uuid::Builder::from_unix_timestamp_millis(now.0, &rest).into_uuid())
     }
 
+    /// What a new message consists of. Its id and time are given here, where commits happen one after the
+    /// other: the order of ids is the order of acceptance.
     fn new_rows(
         &self,
         seq: u64,
-        id: MessageId,
         mut row: MessageRow,
-    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    ) -> Result<(OutboundMessage, Vec<(Bytes, Bytes)>), StoreError> {
+        let now = self.session.workspace().now();
+        let id = self.fresh_id(now, seq);
         row.seq = seq;
+        row.created_at = now.0;
+        row.history = vec![StepRow {
+            state: row.state,
+            at: now.0,
+        }];
         let to = row.to.clone().map(Person::from).unwrap_or_default();
         let open = row.open_row(id, self.chat_hash(&to));
         let stanza = StanzaRow {
@@ -284,11 +301,12 @@ impl Outbox {
         let (row_key, open_key) = (self.row_key(id), self.open_key(seq));
         let stanza_key = self.stanza_key(&row.stanza_id);
         let scope = self.scope();
-        Ok(vec![
+        let rows = vec![
             (row_key.clone(), scope.seal(&row_key, &row)?),
             (open_key.clone(), scope.seal(&open_key, &open)?),
             (stanza_key.clone(), scope.seal(&stanza_key, &stanza)?),
-        ])
+        ];
+        Ok((row.into_message(id)?, rows))
     }
 
     /// Reads a message.

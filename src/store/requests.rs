@@ -1,5 +1,7 @@
 //! Remembered answers: what makes a mutation with a `request_id` idempotent.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -116,17 +118,102 @@ impl Requests {
         body: BodyHash,
         answer: &[u8],
     ) -> Result<(), StoreError> {
+        txn.expect_absent(self.key(id));
+        for (key, value) in self.rows(id, body, answer)? {
+            txn.put_raw(key, value);
+        }
+        Ok(())
+    }
+
+    /// The rows of a remembered answer: the answer and its entry for the sweeper.
+    pub(super) fn rows(
+        &self,
+        id: RequestId,
+        body: BodyHash,
+        answer: &[u8],
+    ) -> Result<[(Bytes, Bytes); 2], StoreError> {
         let key = self.key(id);
         let row = AnswerRow {
             body: body.0.to_vec(),
             answer: answer.to_vec(),
         };
         let at = self.workspace.now().plus(REMEMBERED_FOR);
-        let (expiry, value) = sweeper::expiry_row(&self.workspace, &key, 0, at)?;
-        txn.put_raw(expiry, value);
-        txn.expect_absent(key.clone());
-        txn.put(&self.workspace.0.root, key, &row)?;
-        Ok(())
+        let expiry = sweeper::expiry_row(&self.workspace, &key, 0, at)?;
+        let sealed = self.workspace.0.root.seal(&key, &row)?;
+        Ok([(key, sealed), expiry])
+    }
+}
+
+/// An answer that is remembered in the very commit that makes it true: a crash leaves both or neither.
+pub struct Remember<T: ?Sized> {
+    requests: Requests,
+    id: RequestId,
+    body: BodyHash,
+    encode: Arc<dyn Fn(&T) -> Vec<u8> + Send + Sync>,
+}
+
+impl<T: ?Sized> Clone for Remember<T> {
+    fn clone(&self) -> Self {
+        Self {
+            requests: self.requests.clone(),
+            id: self.id,
+            body: self.body,
+            encode: Arc::clone(&self.encode),
+        }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Remember<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remember({})", self.id)
+    }
+}
+
+impl<T: ?Sized + 'static> Remember<T> {
+    /// The answer to request `id`, kept among `requests`; `encode` makes it from what the change came to.
+    pub fn new(
+        requests: Requests,
+        id: RequestId,
+        body: BodyHash,
+        encode: impl Fn(&T) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            requests,
+            id,
+            body,
+            encode: Arc::new(encode),
+        }
+    }
+
+    /// The same answer, made from something that contains what it is made of.
+    pub(super) fn of<U: ?Sized + 'static>(
+        self,
+        part: impl Fn(&U, &dyn Fn(&T) -> Vec<u8>) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Remember<U> {
+        let encode = self.encode;
+        Remember {
+            requests: self.requests,
+            id: self.id,
+            body: self.body,
+            encode: Arc::new(move |whole| part(whole, &*encode)),
+        }
+    }
+
+    /// The key that must be absent.
+    pub(super) fn key(&self) -> Bytes {
+        self.requests.key(self.id)
+    }
+
+    /// What to write beside the change.
+    pub(super) fn rows(&self, value: &T) -> Result<[(Bytes, Bytes); 2], StoreError> {
+        self.requests
+            .rows(self.id, self.body, &(self.encode)(value))
+    }
+
+    /// Adds it to a transaction, which conflicts if the request was answered already.
+    pub(super) fn put_in(&self, txn: &mut Txn, value: &T) -> Result<(), StoreError> {
+        let answer = (self.encode)(value);
+        self.requests.remember_in(txn, self.id, self.body, &answer)
     }
 }
 

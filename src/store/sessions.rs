@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use prost::Message;
 
-use super::engine::{Commit, Scan, Version};
+use super::engine::Commit;
 use super::errors::{CreateError, LookupError, StoreError, UpdateError};
-use super::key::{Kind, kind_prefix, trailing_u64};
+use super::key::{Kind, kind_prefix};
 use super::migrate::first_version;
+use super::named::{Family, Named, NumberRow, Resource};
 use super::page::{Page, PageRequest, PageToken};
 use super::person::PersonRow;
-use super::scope::{ATTEMPTS, Scope, Txn, TxnError};
-use super::workspace::{WorkspaceStore, etag, stored_id};
+use super::requests::Remember;
+use super::scope::{Scope, Txn};
+use super::workspace::{WorkspaceStore, stored_id};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{SessionId, SessionName};
 use crate::domain::person::Person;
@@ -134,17 +136,19 @@ impl From<HaltRow> for Halt {
     }
 }
 
-/// A number found under a hashed name.
-#[derive(Clone, Copy, PartialEq, Message)]
-pub(super) struct NumberRow {
-    #[prost(uint64, tag = "1")]
-    pub(super) number: u64,
-}
-first_version!(NumberRow, "name");
+impl Resource for SessionRecord {
+    type Row = SessionRow;
+    const FAMILY: Family = Family {
+        names: Kind::SessionName,
+        rows: Kind::Session,
+        numbers: Kind::SessionNumbers,
+        word: "session",
+        plural: "sessions",
+    };
 
-impl SessionRow {
-    fn from_record(record: &SessionRecord) -> Self {
-        Self {
+    fn to_row(&self) -> SessionRow {
+        let record = self;
+        SessionRow {
             id: record.name.session.as_str().to_owned(),
             display_name: record.display_name.clone(),
             labels: record.labels.clone().into_iter().collect(),
@@ -169,39 +173,39 @@ impl SessionRow {
         }
     }
 
-    fn into_record(
-        self,
-        workspace: &WorkspaceStore,
-        version: Version,
-    ) -> Result<SessionRecord, StoreError> {
+    fn from_row(row: SessionRow, workspace: &WorkspaceStore) -> Result<Self, StoreError> {
         let unknown = |what: &str| StoreError::Damaged(format!("a session's {what} is unknown"));
-        let id = stored_id(SessionId::new(self.id))?;
-        Ok(SessionRecord {
+        let id = stored_id(SessionId::new(row.id))?;
+        Ok(Self {
             name: SessionName::new(workspace.id().clone(), id),
-            display_name: self.display_name,
-            labels: self.labels.into_iter().collect(),
-            provider: self.provider,
-            desired: match self.desired {
+            display_name: row.display_name,
+            labels: row.labels.into_iter().collect(),
+            provider: row.provider,
+            desired: match row.desired {
                 0 => Desired::Running,
                 1 => Desired::Stopped,
                 _ => return Err(unknown("desired state")),
             },
-            login: match self.login {
+            login: match row.login {
                 0 => Login::Unpaired,
                 1 => Login::Paired,
                 2 => Login::LoggedOut,
                 _ => return Err(unknown("login state")),
             },
-            account: self.account.map(Person::from),
-            pairing_unconfirmed: self.pairing_unconfirmed,
-            initial_sync_owed: self.initial_sync_owed,
-            stopped_cleanly: self.stopped_cleanly,
-            halt: self.halt.map(Halt::from),
-            linked_at: self.linked_at.map(Timestamp),
-            created_at: Timestamp(self.created_at),
-            updated_at: Timestamp(self.updated_at),
-            etag: etag(version),
+            account: row.account.map(Person::from),
+            pairing_unconfirmed: row.pairing_unconfirmed,
+            initial_sync_owed: row.initial_sync_owed,
+            stopped_cleanly: row.stopped_cleanly,
+            halt: row.halt.map(Halt::from),
+            linked_at: row.linked_at.map(Timestamp),
+            created_at: Timestamp(row.created_at),
+            updated_at: Timestamp(row.updated_at),
+            etag: String::new(),
         })
+    }
+
+    fn etag_mut(&mut self) -> &mut String {
+        &mut self.etag
     }
 }
 
@@ -209,28 +213,15 @@ impl SessionRow {
 #[derive(Debug, Clone)]
 pub struct Sessions {
     workspace: WorkspaceStore,
+    named: Named<SessionRecord>,
 }
 
 impl Sessions {
     pub(super) fn new(workspace: WorkspaceStore) -> Self {
-        Self { workspace }
-    }
-
-    fn scope(&self) -> &Scope {
-        &self.workspace.0.root
-    }
-
-    fn name_key(&self, id: &SessionId) -> Bytes {
-        let hash = self.scope().hash(&[b"session", id.as_str().as_bytes()]);
-        self.workspace.key(Kind::SessionName).hash(hash).finish()
-    }
-
-    fn row_key(&self, number: u64) -> Bytes {
-        self.workspace.key(Kind::Session).u64(number).finish()
-    }
-
-    fn resource(&self, id: &SessionId) -> String {
-        SessionName::new(self.workspace.id().clone(), id.clone()).to_string()
+        Self {
+            named: Named::new(workspace.clone()),
+            workspace,
+        }
     }
 
     /// Creates a session.
@@ -238,8 +229,27 @@ impl Sessions {
     /// # Errors
     /// [`CreateError::AlreadyExists`] when the id is taken in this workspace.
     pub async fn create(&self, new: NewSession) -> Result<SessionRecord, CreateError> {
+        self.create_with(new, None).await
+    }
+
+    /// Creates a session and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`CreateError::AlreadyExists`] when the id is taken in this workspace.
+    pub async fn create_once(
+        &self,
+        new: NewSession,
+        remember: Remember<SessionRecord>,
+    ) -> Result<SessionRecord, CreateError> {
+        self.create_with(new, Some(remember)).await
+    }
+
+    async fn create_with(
+        &self,
+        new: NewSession,
+        remember: Option<Remember<SessionRecord>>,
+    ) -> Result<SessionRecord, CreateError> {
         let now = self.workspace.now();
-        let name_key = self.name_key(&new.id);
         let record = SessionRecord {
             name: SessionName::new(self.workspace.id().clone(), new.id.clone()),
             display_name: new.display_name,
@@ -257,31 +267,10 @@ impl Sessions {
             updated_at: now,
             etag: String::new(),
         };
-        let row = SessionRow::from_record(&record);
-        let mut txn = Txn::new(self.scope().engine.clone());
-        txn.expect_absent(name_key.clone());
-        let sessions = self.clone();
-        txn.append(
-            self.workspace.key(Kind::SessionNumbers).finish(),
-            Box::new(move |number| {
-                let scope = sessions.scope();
-                let fail = |error: StoreError| super::engine::RowError(error.to_string());
-                let row_key = sessions.row_key(number);
-                let name = scope.seal(&name_key, &NumberRow { number }).map_err(fail)?;
-                let sealed = scope.seal(&row_key, &row).map_err(fail)?;
-                Ok(vec![(name_key, name), (row_key, sealed)])
-            }),
-        );
-        match txn.commit().await {
-            Ok(_) => Ok(self.get(&new.id).await.map_err(|error| match error {
-                LookupError::Store(store) => store,
-                LookupError::NotFound { what } => StoreError::Damaged(format!("{what} vanished")),
-            })?),
-            Err(TxnError::Conflict) => Err(CreateError::AlreadyExists {
-                what: self.resource(&new.id),
-            }),
-            Err(TxnError::Store(error)) => Err(error.into()),
-        }
+        let no_more = |_| Ok(Vec::new());
+        self.named
+            .create(new.id.as_str(), record, no_more, remember)
+            .await
     }
 
     /// Reads a session's record.
@@ -289,19 +278,7 @@ impl Sessions {
     /// # Errors
     /// [`LookupError::NotFound`] when this workspace has no such session.
     pub async fn get(&self, id: &SessionId) -> Result<SessionRecord, LookupError> {
-        let number = self.number_of(id).await?;
-        let key = self.row_key(number);
-        let sealed = self
-            .scope()
-            .engine
-            .get(&key)
-            .await
-            .map_err(StoreError::from)?;
-        let sealed = sealed.ok_or_else(|| LookupError::NotFound {
-            what: self.resource(id),
-        })?;
-        let row: SessionRow = self.scope().open(&key, &sealed)?;
-        Ok(row.into_record(&self.workspace, Version::of(&sealed))?)
+        self.named.get(id.as_str()).await
     }
 
     /// Lists sessions in the order of their creation.
@@ -319,26 +296,7 @@ impl Sessions {
         &self,
         request: &PageRequest,
     ) -> Result<(Vec<(u64, SessionRecord)>, Option<PageToken>), StoreError> {
-        let mut scan = Scan::prefix(&self.scope().prefix(Kind::Session), request.rows());
-        if let Some(number) = request.after.as_ref().and_then(PageToken::number) {
-            scan = scan.after(&self.row_key(number));
-        }
-        let page = self.scope().engine.range(scan).await?;
-        let mut items = Vec::with_capacity(page.rows.len());
-        for (key, sealed) in &page.rows {
-            let row: SessionRow = self.scope().open(key, sealed)?;
-            let number = trailing_u64(key)
-                .ok_or_else(|| StoreError::Damaged("a session key has no number".into()))?;
-            items.push((
-                number,
-                row.into_record(&self.workspace, Version::of(sealed))?,
-            ));
-        }
-        let last = items.last().map(|(number, _)| *number);
-        let next = last
-            .filter(|_| page.more)
-            .map(|number| PageToken::new(number.to_be_bytes()));
-        Ok((items, next))
+        self.named.page(request).await
     }
 
     /// Changes a session's record: `change` edits what was read. With an etag, only if nothing changed
@@ -350,32 +308,39 @@ impl Sessions {
         &self,
         id: &SessionId,
         expected: Option<&str>,
+        change: impl FnMut(&mut SessionRecord) + Send,
+    ) -> Result<SessionRecord, UpdateError> {
+        self.update_with(id, expected, None, change).await
+    }
+
+    /// Changes a session's record and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`UpdateError`] says whether the session is missing or was changed by somebody else.
+    pub async fn update_once(
+        &self,
+        id: &SessionId,
+        expected: Option<&str>,
+        remember: &Remember<SessionRecord>,
+        change: impl FnMut(&mut SessionRecord) + Send,
+    ) -> Result<SessionRecord, UpdateError> {
+        self.update_with(id, expected, Some(remember), change).await
+    }
+
+    async fn update_with(
+        &self,
+        id: &SessionId,
+        expected: Option<&str>,
+        remember: Option<&Remember<SessionRecord>>,
         mut change: impl FnMut(&mut SessionRecord) + Send,
     ) -> Result<SessionRecord, UpdateError> {
-        for _ in 0..ATTEMPTS {
-            let mut txn = Txn::new(self.scope().engine.clone());
-            let Some(mut record) = self.read_in(&mut txn, id).await? else {
-                return Err(UpdateError::NotFound {
-                    what: self.resource(id),
-                });
-            };
-            if let Some(expected) = expected
-                && expected != record.etag
-            {
-                return Err(UpdateError::EtagMismatch {
-                    what: self.resource(id),
-                    current: record.etag,
-                });
-            }
-            change(&mut record);
-            self.write_in(&mut txn, id, &mut record).await?;
-            match txn.commit().await {
-                Ok(_) => return Ok(record),
-                Err(TxnError::Conflict) => {}
-                Err(TxnError::Store(error)) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::Contended.into())
+        let now = || self.workspace.now();
+        self.named
+            .update(id.as_str(), expected, remember, |record| {
+                change(record);
+                record.updated_at = now();
+            })
+            .await
     }
 
     /// Reads a record inside a transaction.
@@ -384,17 +349,11 @@ impl Sessions {
         txn: &mut Txn,
         id: &SessionId,
     ) -> Result<Option<SessionRecord>, StoreError> {
-        let name: Option<NumberRow> = txn.get(self.scope(), &self.name_key(id)).await?;
-        let Some(NumberRow { number }) = name else {
-            return Ok(None);
-        };
-        let key = self.row_key(number);
-        let Some(sealed) = txn.raw(&key).await? else {
-            return Ok(None);
-        };
-        let row: SessionRow = self.scope().open(&key, &sealed)?;
-        row.into_record(&self.workspace, Version::of(&sealed))
-            .map(Some)
+        match self.named.read_in(txn, id.as_str(), None).await {
+            Ok((_, record)) => Ok(Some(record)),
+            Err(UpdateError::Store(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Writes a record inside a transaction and gives it its new etag.
@@ -404,15 +363,11 @@ impl Sessions {
         id: &SessionId,
         record: &mut SessionRecord,
     ) -> Result<(), StoreError> {
-        let name: Option<NumberRow> = txn.get(self.scope(), &self.name_key(id)).await?;
-        let Some(NumberRow { number }) = name else {
-            return Err(StoreError::Contended);
-        };
+        let name_key = self.named.name_key(id.as_str());
+        let name: Option<NumberRow> = txn.get(&self.workspace.0.root, &name_key).await?;
+        let number = name.ok_or(StoreError::Contended)?.number;
         record.updated_at = self.workspace.now();
-        let row = SessionRow::from_record(record);
-        let version = txn.put(self.scope(), self.row_key(number), &row)?;
-        record.etag = etag(version);
-        Ok(())
+        self.named.write_in(txn, number, record)
     }
 
     /// Deletes a session with everything it owns: keys, credentials, outbox. Journalled events stay
@@ -421,7 +376,29 @@ impl Sessions {
     /// # Errors
     /// [`UpdateError`] says whether the session is missing or was changed by somebody else.
     pub async fn delete(&self, id: &SessionId, expected: Option<&str>) -> Result<(), UpdateError> {
-        let number = self.unlink(id, expected).await?;
+        self.delete_with(id, expected, None).await
+    }
+
+    /// Deletes a session and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`UpdateError`] says whether the session is missing or was changed by somebody else.
+    pub async fn delete_once(
+        &self,
+        id: &SessionId,
+        expected: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), UpdateError> {
+        self.delete_with(id, expected, Some(remember)).await
+    }
+
+    async fn delete_with(
+        &self,
+        id: &SessionId,
+        expected: Option<&str>,
+        remember: Option<&Remember<()>>,
+    ) -> Result<(), UpdateError> {
+        let number = self.unlink(id, expected, remember).await?;
         if let Some((_, handle)) = self.workspace.0.sessions.remove(id) {
             handle.retire().await;
         }
@@ -430,43 +407,25 @@ impl Sessions {
     }
 
     /// Removes the record and leaves a mark for [`Self::purge`].
-    async fn unlink(&self, id: &SessionId, expected: Option<&str>) -> Result<u64, UpdateError> {
-        for _ in 0..ATTEMPTS {
-            let mut txn = Txn::new(self.scope().engine.clone());
-            let name_key = self.name_key(id);
-            let name: Option<NumberRow> = txn.get(self.scope(), &name_key).await?;
-            let record = self.read_in(&mut txn, id).await?;
-            let (Some(NumberRow { number }), Some(record)) = (name, record) else {
-                return Err(UpdateError::NotFound {
-                    what: self.resource(id),
-                });
-            };
-            if let Some(expected) = expected
-                && expected != record.etag
-            {
-                return Err(UpdateError::EtagMismatch {
-                    what: self.resource(id),
-                    current: record.etag,
-                });
-            }
-            txn.delete(name_key);
-            txn.delete(self.row_key(number));
-            txn.put_raw(self.purge_key(number), Bytes::new());
-            // A fence that no owner holds: whoever still runs this session is shut out.
-            txn.delete(self.owner_key(number));
-            match txn.commit().await {
-                Ok(_) => return Ok(number),
-                Err(TxnError::Conflict) => {}
-                Err(TxnError::Store(error)) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::Contended.into())
+    async fn unlink(
+        &self,
+        id: &SessionId,
+        expected: Option<&str>,
+        remember: Option<&Remember<()>>,
+    ) -> Result<u64, UpdateError> {
+        self.named
+            .remove(id.as_str(), expected, remember, |txn, number| {
+                txn.put_raw(self.purge_key(number), Bytes::new());
+                // A fence that no owner holds: whoever still runs this session is shut out.
+                txn.delete(self.owner_key(number));
+            })
+            .await
     }
 
     /// The first half of a deletion, as a crash would leave it.
     #[cfg(test)]
     pub(super) async fn unlink_for_test(&self, id: &SessionId) {
-        self.unlink(id, None).await.unwrap();
+        self.unlink(id, None, None).await.unwrap();
     }
 
     fn purge_key(&self, number: u64) -> Bytes {
@@ -480,7 +439,7 @@ impl Sessions {
 
     /// Removes all rows of a session whose record is gone, then the mark that says so.
     pub(super) async fn purge(&self, number: u64) -> Result<(), StoreError> {
-        let engine = &self.scope().engine;
+        let engine = &self.workspace.0.root.engine;
         for kind in super::session::owned_kinds() {
             let prefix = kind_prefix(self.workspace.0.number, kind, number);
             Scope::purge(&**engine, &prefix).await?;
@@ -494,10 +453,6 @@ impl Sessions {
     }
 
     pub(super) async fn number_of(&self, id: &SessionId) -> Result<u64, LookupError> {
-        let row: Option<NumberRow> = self.scope().get(&self.name_key(id)).await?;
-        row.map(|row| row.number)
-            .ok_or_else(|| LookupError::NotFound {
-                what: self.resource(id),
-            })
+        self.named.number_of(id.as_str()).await
     }
 }

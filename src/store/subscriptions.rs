@@ -13,14 +13,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::acks::{self, Chunk};
-use super::engine::{Revision, RowError, Scan, Version};
+use super::engine::Revision;
 use super::errors::{CreateError, LookupError, StoreError, UpdateError};
 use super::journal::Filter;
-use super::key::{Kind, trailing_u64};
-use super::page::{Page, PageRequest, PageToken};
-use super::scope::{ATTEMPTS, Scope, Txn, TxnError};
-use super::sessions::NumberRow;
-use super::workspace::{WorkspaceStore, etag, stored_id};
+use super::key::Kind;
+use super::named::Named;
+use super::page::{Page, PageRequest};
+use super::requests::Remember;
+use super::scope::Scope;
+use super::workspace::{WorkspaceStore, stored_id};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::SubscriptionId;
 
@@ -28,7 +29,7 @@ mod progress;
 mod rows;
 
 pub use progress::Progress;
-use rows::{StateRow, SubscriptionRow};
+use rows::StateRow;
 
 /// The subscription every workspace has.
 pub const DEFAULT_SUBSCRIPTION: &str = "default";
@@ -99,29 +100,19 @@ pub struct DeadLetter {
 #[derive(Debug, Clone)]
 pub struct Subscriptions {
     workspace: WorkspaceStore,
+    named: Named<SubscriptionRecord>,
 }
 
 impl Subscriptions {
     pub(super) fn new(workspace: WorkspaceStore) -> Self {
-        Self { workspace }
+        Self {
+            named: Named::new(workspace.clone()),
+            workspace,
+        }
     }
 
     fn scope(&self) -> &Scope {
         &self.workspace.0.root
-    }
-
-    fn name_key(&self, id: &SubscriptionId) -> Bytes {
-        let hash = self
-            .scope()
-            .hash(&[b"subscription", id.as_str().as_bytes()]);
-        self.workspace
-            .key(Kind::SubscriptionName)
-            .hash(hash)
-            .finish()
-    }
-
-    fn row_key(&self, number: u64) -> Bytes {
-        self.workspace.key(Kind::Subscription).u64(number).finish()
     }
 
     fn state_key(&self, number: u64) -> Bytes {
@@ -129,10 +120,6 @@ impl Subscriptions {
             .key(Kind::SubscriptionState)
             .u64(number)
             .finish()
-    }
-
-    fn resource(&self, id: &SubscriptionId) -> String {
-        format!("workspaces/{}/subscriptions/{id}", self.workspace.id())
     }
 
     /// Creates a subscription.
@@ -145,58 +132,71 @@ impl Subscriptions {
         config: &SubscriptionConfig,
         start: StartAt,
     ) -> Result<SubscriptionRecord, CreateError> {
+        let first = self.first(start).await?;
+        self.create_at(id, config, first, None).await
+    }
+
+    /// Creates a subscription and remembers the answer to the request, in one commit. The answer is made
+    /// of the record and its first revision.
+    ///
+    /// # Errors
+    /// [`CreateError::AlreadyExists`] when the id is taken in this workspace.
+    pub async fn create_once(
+        &self,
+        id: &SubscriptionId,
+        config: &SubscriptionConfig,
+        start: StartAt,
+        remember: Remember<(SubscriptionRecord, Revision)>,
+    ) -> Result<(SubscriptionRecord, Revision), CreateError> {
+        let first = self.first(start).await?;
+        let remember = remember
+            .of(move |record: &SubscriptionRecord, encode| encode(&(record.clone(), first)));
+        let record = self.create_at(id, config, first, Some(remember)).await?;
+        Ok((record, first))
+    }
+
+    async fn first(&self, start: StartAt) -> Result<Revision, StoreError> {
         let size = self.workspace.journal().size().await?;
-        let first = match start {
+        Ok(match start {
             StartAt::Oldest => size.oldest,
             StartAt::Newest => size.newest + 1,
             StartAt::Revision(revision) => revision.max(1),
-        };
-        let row = SubscriptionRow::new(id, config, self.workspace.now());
-        let name_key = self.name_key(id);
-        let mut txn = Txn::new(self.scope().engine.clone());
-        txn.expect_absent(name_key.clone());
-        let this = self.clone();
-        txn.append(
-            self.workspace.key(Kind::SubscriptionNumbers).finish(),
-            Box::new(move |number| {
-                this.new_rows(number, &name_key, &row, first)
-                    .map_err(|error| RowError(error.to_string()))
-            }),
-        );
-        match txn.commit().await {
-            Ok(_) => match self.get(id).await {
-                Ok(record) => Ok(record),
-                Err(LookupError::Store(error)) => Err(error.into()),
-                Err(LookupError::NotFound { .. }) => Err(StoreError::Contended.into()),
-            },
-            Err(TxnError::Conflict) => Err(CreateError::AlreadyExists {
-                what: self.resource(id),
-            }),
-            Err(TxnError::Store(error)) => Err(error.into()),
-        }
+        })
     }
 
-    fn new_rows(
+    async fn create_at(
+        &self,
+        id: &SubscriptionId,
+        config: &SubscriptionConfig,
+        first: Revision,
+        remember: Option<Remember<SubscriptionRecord>>,
+    ) -> Result<SubscriptionRecord, CreateError> {
+        let record = SubscriptionRecord {
+            id: id.clone(),
+            config: config.clone(),
+            created_at: self.workspace.now(),
+            etag: String::new(),
+        };
+        let this = self.clone();
+        let progress = move |number| this.new_progress(number, first);
+        self.named
+            .create(id.as_str(), record, progress, remember)
+            .await
+    }
+
+    /// The rows that say where a new subscription begins.
+    fn new_progress(
         &self,
         number: u64,
-        name_key: &Bytes,
-        row: &SubscriptionRow,
         first: Revision,
     ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let scope = self.scope();
-        let (row_key, state_key) = (self.row_key(number), self.state_key(number));
+        let state_key = self.state_key(number);
         let state = StateRow {
             floor_chunk: acks::chunk_of(first),
             epoch: 0,
         };
-        let mut rows = vec![
-            (
-                name_key.clone(),
-                scope.seal(name_key, &NumberRow { number })?,
-            ),
-            (row_key.clone(), scope.seal(&row_key, row)?),
-            (state_key.clone(), scope.seal(&state_key, &state)?),
-        ];
+        let mut rows = vec![(state_key.clone(), scope.seal(&state_key, &state)?)];
         let chunk = Chunk::confirmed_below(first);
         if !chunk.is_empty() {
             let key = ack_key(&self.workspace, number, state.floor_chunk);
@@ -210,27 +210,7 @@ impl Subscriptions {
     /// # Errors
     /// [`LookupError::NotFound`] when this workspace has no such subscription.
     pub async fn get(&self, id: &SubscriptionId) -> Result<SubscriptionRecord, LookupError> {
-        let number = self.number_of(id).await?;
-        let key = self.row_key(number);
-        let sealed = self
-            .scope()
-            .engine
-            .get(&key)
-            .await
-            .map_err(StoreError::from)?;
-        let sealed = sealed.ok_or_else(|| LookupError::NotFound {
-            what: self.resource(id),
-        })?;
-        let row: SubscriptionRow = self.scope().open(&key, &sealed)?;
-        Ok(row.into_record(Version::of(&sealed))?)
-    }
-
-    async fn number_of(&self, id: &SubscriptionId) -> Result<u64, LookupError> {
-        let row: Option<NumberRow> = self.scope().get(&self.name_key(id)).await?;
-        row.map(|row| row.number)
-            .ok_or_else(|| LookupError::NotFound {
-                what: self.resource(id),
-            })
+        self.named.get(id.as_str()).await
     }
 
     /// Lists subscriptions in the order of their creation.
@@ -241,21 +221,8 @@ impl Subscriptions {
         &self,
         request: &PageRequest,
     ) -> Result<Page<SubscriptionRecord>, StoreError> {
-        let mut scan = Scan::prefix(&self.scope().prefix(Kind::Subscription), request.rows());
-        if let Some(number) = request.after.as_ref().and_then(PageToken::number) {
-            scan = scan.after(&self.row_key(number));
-        }
-        let page = self.scope().engine.range(scan).await?;
-        let mut items = Vec::with_capacity(page.rows.len());
-        let mut last = None;
-        for (key, sealed) in &page.rows {
-            let row: SubscriptionRow = self.scope().open(key, sealed)?;
-            items.push(row.into_record(Version::of(sealed))?);
-            last = trailing_u64(key);
-        }
-        let next = last
-            .filter(|_| page.more)
-            .map(|number| PageToken::new(number.to_be_bytes()));
+        let (rows, next) = self.named.page(request).await?;
+        let items = rows.into_iter().map(|(_, record)| record).collect();
         Ok(Page { items, next })
     }
 
@@ -269,43 +236,11 @@ impl Subscriptions {
         expected: Option<&str>,
         mut change: impl FnMut(&mut SubscriptionConfig) + Send,
     ) -> Result<SubscriptionRecord, UpdateError> {
-        for _ in 0..ATTEMPTS {
-            let mut txn = Txn::new(self.scope().engine.clone());
-            let (number, mut record) = self.read_in(&mut txn, id, expected).await?;
-            change(&mut record.config);
-            let row = SubscriptionRow::new(id, &record.config, record.created_at);
-            record.etag = etag(txn.put(self.scope(), self.row_key(number), &row)?);
-            match txn.commit().await {
-                Ok(_) => return Ok(record),
-                Err(TxnError::Conflict) => {}
-                Err(TxnError::Store(error)) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::Contended.into())
-    }
-
-    async fn read_in(
-        &self,
-        txn: &mut Txn,
-        id: &SubscriptionId,
-        expected: Option<&str>,
-    ) -> Result<(u64, SubscriptionRecord), UpdateError> {
-        let missing = || UpdateError::NotFound {
-            what: self.resource(id),
-        };
-        let name: Option<NumberRow> = txn.get(self.scope(), &self.name_key(id)).await?;
-        let number = name.ok_or_else(missing)?.number;
-        let key = self.row_key(number);
-        let sealed = txn.raw(&key).await?.ok_or_else(missing)?;
-        let row: SubscriptionRow = self.scope().open(&key, &sealed)?;
-        let record = row.into_record(Version::of(&sealed))?;
-        match expected {
-            Some(expected) if expected != record.etag => Err(UpdateError::EtagMismatch {
-                what: self.resource(id),
-                current: record.etag,
-            }),
-            _ => Ok((number, record)),
-        }
+        self.named
+            .update(id.as_str(), expected, None, |record| {
+                change(&mut record.config);
+            })
+            .await
     }
 
     /// Deletes a subscription with its progress. `default` cannot be deleted.
@@ -317,33 +252,47 @@ impl Subscriptions {
         id: &SubscriptionId,
         expected: Option<&str>,
     ) -> Result<(), UpdateError> {
+        self.delete_with(id, expected, None).await
+    }
+
+    /// Deletes a subscription and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`UpdateError`] says whether it is missing, built in, or was changed by somebody else.
+    pub async fn delete_once(
+        &self,
+        id: &SubscriptionId,
+        expected: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), UpdateError> {
+        self.delete_with(id, expected, Some(remember)).await
+    }
+
+    async fn delete_with(
+        &self,
+        id: &SubscriptionId,
+        expected: Option<&str>,
+        remember: Option<&Remember<()>>,
+    ) -> Result<(), UpdateError> {
         if id.as_str() == DEFAULT_SUBSCRIPTION {
             return Err(UpdateError::BuiltIn {
-                what: self.resource(id),
+                what: self.named.resource_name(id.as_str()),
             });
         }
-        for _ in 0..ATTEMPTS {
-            let mut txn = Txn::new(self.scope().engine.clone());
-            let (number, _) = self.read_in(&mut txn, id, expected).await?;
-            txn.delete(self.name_key(id));
-            txn.delete(self.row_key(number));
-            txn.delete(self.state_key(number));
-            match txn.commit().await {
-                Ok(_) => {
-                    self.workspace.0.subscription_locks.remove(id);
-                    // Numbers are never reused, so a rest left by a crash here is only unreachable
-                    // space that goes with the workspace.
-                    for kind in [Kind::Ack, Kind::Attempt, Kind::Dead] {
-                        let prefix = self.workspace.key(kind).u64(number).prefix();
-                        Scope::purge(&*self.scope().engine, &prefix).await?;
-                    }
-                    return Ok(());
-                }
-                Err(TxnError::Conflict) => {}
-                Err(TxnError::Store(error)) => return Err(error.into()),
-            }
+        let number = self
+            .named
+            .remove(id.as_str(), expected, remember, |txn, number| {
+                txn.delete(self.state_key(number));
+            })
+            .await?;
+        self.workspace.0.subscription_locks.remove(id);
+        // Numbers are never reused, so a rest left by a crash here is only unreachable space that goes
+        // with the workspace.
+        for kind in [Kind::Ack, Kind::Attempt, Kind::Dead] {
+            let prefix = self.workspace.key(kind).u64(number).prefix();
+            Scope::purge(&*self.scope().engine, &prefix).await?;
         }
-        Err(StoreError::Contended.into())
+        Ok(())
     }
 
     /// One subscription's progress.
@@ -351,7 +300,7 @@ impl Subscriptions {
     /// # Errors
     /// [`LookupError::NotFound`] when this workspace has no such subscription.
     pub async fn progress(&self, id: &SubscriptionId) -> Result<Progress, LookupError> {
-        let number = self.number_of(id).await?;
+        let number = self.named.number_of(id.as_str()).await?;
         let locks = &self.workspace.0.subscription_locks;
         let lock = Arc::clone(&*locks.entry(id.clone()).or_default());
         Ok(Progress {
@@ -388,13 +337,10 @@ impl Subscriptions {
     /// Makes sure `default` exists.
     pub(super) async fn ensure_default(&self) -> Result<(), StoreError> {
         let id = stored_id(SubscriptionId::new(DEFAULT_SUBSCRIPTION))?;
-        if self
-            .scope()
-            .get::<NumberRow>(&self.name_key(&id))
-            .await?
-            .is_some()
-        {
-            return Ok(());
+        match self.named.number_of(id.as_str()).await {
+            Ok(_) => return Ok(()),
+            Err(LookupError::NotFound { .. }) => {}
+            Err(LookupError::Store(error)) => return Err(error),
         }
         match self
             .create(&id, &SubscriptionConfig::default(), StartAt::Oldest)

@@ -10,12 +10,14 @@ use prost::Message;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::engine::Scan;
 use super::errors::{LookupError, StoreError};
 use super::key::Kind;
 use super::migrate::first_version;
+use super::requests::Remember;
 use super::scope::{Scope, Txn, TxnError};
 use super::workspace::{Context, stored_id};
 use crate::domain::clock::Timestamp;
@@ -77,13 +79,38 @@ first_version!(TokenRow, "token");
 
 type Secret = [u8; 32];
 
+/// A token as it is kept in memory.
+#[derive(Debug, Clone)]
+struct Known {
+    info: TokenInfo,
+    revoked: CancellationToken,
+}
+
+impl Known {
+    fn new(info: TokenInfo) -> Self {
+        Self {
+            info,
+            revoked: CancellationToken::new(),
+        }
+    }
+}
+
+/// What a presented token allows.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// What is kept about it.
+    pub info: TokenInfo,
+    /// Cancelled when the token is revoked: what was begun under it must end.
+    pub revoked: CancellationToken,
+}
+
 /// The bearer tokens of the store. All of them are kept in memory as digests: verifying touches no
 /// disk.
 #[derive(Clone)]
 pub struct Tokens {
     context: Context,
     scope: Scope,
-    known: Arc<RwLock<HashMap<Secret, TokenInfo>>>,
+    known: Arc<RwLock<HashMap<Secret, Known>>>,
 }
 
 impl fmt::Debug for Tokens {
@@ -103,7 +130,7 @@ impl Tokens {
             }
             for (_, row) in rows {
                 let (digest, info) = row.into_info()?;
-                known.insert(digest, info);
+                known.insert(digest, Known::new(info));
             }
             if !more {
                 break;
@@ -124,6 +151,29 @@ impl Tokens {
         &self,
         kind: TokenKind,
         display_name: &str,
+    ) -> Result<NewToken, StoreError> {
+        self.create_with(kind, display_name, None).await
+    }
+
+    /// Creates a token and remembers that the request made one, in one commit. The answer is made of what
+    /// is kept about the token, so it cannot hold the secret.
+    ///
+    /// # Errors
+    /// [`StoreError::Contended`] when the request was answered meanwhile.
+    pub async fn create_once(
+        &self,
+        kind: TokenKind,
+        display_name: &str,
+        remember: &Remember<TokenInfo>,
+    ) -> Result<NewToken, StoreError> {
+        self.create_with(kind, display_name, Some(remember)).await
+    }
+
+    async fn create_with(
+        &self,
+        kind: TokenKind,
+        display_name: &str,
+        remember: Option<&Remember<TokenInfo>>,
     ) -> Result<NewToken, StoreError> {
         let mut secret = zeroize::Zeroizing::new([0; 32]);
         self.context.entropy.fill(&mut *secret);
@@ -148,9 +198,12 @@ impl Tokens {
         let key = self.scope.key(Kind::Token).uuid(info.id).finish();
         let mut txn = Txn::new(self.scope.engine.clone());
         txn.put(&self.scope, key, &row)?;
+        if let Some(remember) = remember {
+            remember.put_in(&mut txn, &info)?;
+        }
         commit(txn).await?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(digest, info.clone());
+        known.insert(digest, Known::new(info.clone()));
         Ok(NewToken {
             info,
             secret: text.into(),
@@ -158,19 +211,22 @@ impl Tokens {
     }
 
     /// What a presented token allows; `None` if it is not one of ours.
-    pub fn verify(&self, presented: &str) -> Option<TokenInfo> {
+    pub fn verify(&self, presented: &str) -> Option<Verified> {
         let presented = digest(presented);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         // The map finds a candidate by its digest, which tells an attacker nothing about any secret;
         // the comparison that decides takes the same time for every input.
-        let (stored, info) = known.get_key_value(&presented)?;
-        bool::from(stored.ct_eq(&presented)).then(|| info.clone())
+        let (stored, found) = known.get_key_value(&presented)?;
+        bool::from(stored.ct_eq(&presented)).then(|| Verified {
+            info: found.info.clone(),
+            revoked: found.revoked.clone(),
+        })
     }
 
     /// All tokens, oldest first.
     pub fn list(&self) -> Vec<TokenInfo> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = known.values().cloned().collect();
+        let mut all: Vec<_> = known.values().map(|known| known.info.clone()).collect();
         all.sort_by_key(|info| (info.created_at, info.id));
         all
     }
@@ -180,6 +236,22 @@ impl Tokens {
     /// # Errors
     /// [`LookupError::NotFound`] when there is no such token.
     pub async fn revoke(&self, id: Uuid) -> Result<(), LookupError> {
+        self.revoke_with(id, None).await
+    }
+
+    /// Revokes a token and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`LookupError::NotFound`] when there is no such token.
+    pub async fn revoke_once(&self, id: Uuid, remember: &Remember<()>) -> Result<(), LookupError> {
+        self.revoke_with(id, Some(remember)).await
+    }
+
+    async fn revoke_with(
+        &self,
+        id: Uuid,
+        remember: Option<&Remember<()>>,
+    ) -> Result<(), LookupError> {
         if !self.list().iter().any(|info| info.id == id) {
             return Err(LookupError::NotFound {
                 what: format!("token {id}"),
@@ -187,9 +259,17 @@ impl Tokens {
         }
         let mut txn = Txn::new(self.scope.engine.clone());
         txn.delete(self.scope.key(Kind::Token).uuid(id).finish());
+        if let Some(remember) = remember {
+            remember.put_in(&mut txn, &())?;
+        }
         commit(txn).await?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, info| info.id != id);
+        known.retain(|_, known| {
+            if known.info.id == id {
+                known.revoked.cancel();
+            }
+            known.info.id != id
+        });
         Ok(())
     }
 

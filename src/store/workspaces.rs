@@ -2,14 +2,15 @@
 
 use crate::domain::ids::WorkspaceId;
 use crate::domain::workspace::Workspace;
-use crate::store::engine::{Commit, Scan, Version};
+use crate::store::engine::{Commit, RowError, Scan, Version};
 use crate::store::errors::{CreateError, LookupError, StoreError, UpdateError};
 use crate::store::key::{Kind, workspace_prefix};
 use crate::store::keyring::WorkspaceKeys;
+use crate::store::named::NumberRow;
 use crate::store::page::{Page, PageRequest, PageToken};
+use crate::store::requests::Remember;
 use crate::store::root::{Store, purge_key, rotation_key, system_key, wrapped_key};
 use crate::store::scope::{ATTEMPTS, Scope, Txn, TxnError};
-use crate::store::sessions::NumberRow;
 use crate::store::workspace::{WorkspaceRow, WorkspaceStore, etag};
 use std::sync::PoisonError;
 
@@ -32,6 +33,29 @@ impl Store {
         id: &WorkspaceId,
         display_name: &str,
     ) -> Result<Workspace, CreateError> {
+        self.create_workspace_with(id, display_name, None).await
+    }
+
+    /// Creates a workspace and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`CreateError::AlreadyExists`] when the id is taken.
+    pub async fn create_workspace_once(
+        &self,
+        id: &WorkspaceId,
+        display_name: &str,
+        remember: Remember<Workspace>,
+    ) -> Result<Workspace, CreateError> {
+        self.create_workspace_with(id, display_name, Some(remember))
+            .await
+    }
+
+    async fn create_workspace_with(
+        &self,
+        id: &WorkspaceId,
+        display_name: &str,
+        remember: Option<Remember<Workspace>>,
+    ) -> Result<Workspace, CreateError> {
         let name_key = self.name_key(id);
         let mut row = WorkspaceRow {
             number: 0,
@@ -41,37 +65,52 @@ impl Store {
         };
         let mut txn = Txn::new(self.0.context.engine.clone());
         txn.expect_absent(name_key.clone());
+        if let Some(remember) = &remember {
+            txn.expect_absent(remember.key());
+        }
         let keys = WorkspaceKeys::generate(&self.0.context.entropy);
         let (store, scope) = (self.clone(), self.0.system.clone());
+        let (created, receiver) = tokio::sync::oneshot::channel();
+        let rows = move |number| {
+            row.number = number;
+            let row_key = Self::row_key(number);
+            let sealed = scope.seal(&row_key, &row)?;
+            let workspace = row.to_domain(Version::of(&sealed))?;
+            let mut rows = vec![
+                (
+                    name_key.clone(),
+                    scope.seal(&name_key, &NumberRow { number })?,
+                ),
+                (row_key, sealed),
+                (wrapped_key(number), store.wrap(number, &keys)?),
+            ];
+            if let Some(remember) = &remember {
+                rows.extend(remember.rows(&workspace)?);
+            }
+            // The receiver lives until the commit is answered.
+            let _ = created.send(workspace);
+            Ok(rows)
+        };
         txn.append(
             system_key(Kind::WorkspaceNumbers).finish(),
             Box::new(move |number| {
-                let fail = |error: StoreError| super::engine::RowError(error.to_string());
-                row.number = number;
-                let row_key = Self::row_key(number);
-                let name = scope.seal(&name_key, &NumberRow { number }).map_err(fail)?;
-                let sealed = scope.seal(&row_key, &row).map_err(fail)?;
-                let wrapped = store.wrap(number, &keys).map_err(fail)?;
-                Ok(vec![
-                    (name_key, name),
-                    (row_key, sealed),
-                    (wrapped_key(number), wrapped),
-                ])
+                rows(number).map_err(|error: StoreError| RowError(error.to_string()))
             }),
         );
         match txn.commit().await {
             Ok(committed) => {
                 let number = committed.revisions.first().copied().unwrap_or_default();
-                let workspace = self.open_workspace(id, number).await?;
-                workspace.subscriptions().ensure_default().await?;
-                match self.get_workspace(id).await {
-                    Ok(workspace) => Ok(workspace),
-                    Err(LookupError::Store(error)) => Err(error.into()),
-                    Err(LookupError::NotFound { .. }) => Err(StoreError::Contended.into()),
-                }
+                let opened = self.open_workspace(id, number).await?;
+                opened.subscriptions().ensure_default().await?;
+                Ok(receiver.await.map_err(|_| StoreError::Closed)?)
             }
-            Err(TxnError::Conflict) => Err(CreateError::AlreadyExists { what: id.name() }),
             Err(TxnError::Store(error)) => Err(error.into()),
+            Err(TxnError::Conflict) => match self.number_of(id).await {
+                Ok(_) => Err(CreateError::AlreadyExists { what: id.name() }),
+                // The answer was remembered meanwhile, or the id became free just now.
+                Err(LookupError::NotFound { .. }) => Err(StoreError::Contended.into()),
+                Err(LookupError::Store(error)) => Err(error.into()),
+            },
         }
     }
 
@@ -135,13 +174,43 @@ impl Store {
         expected: Option<&str>,
         display_name: &str,
     ) -> Result<Workspace, UpdateError> {
+        self.update_workspace_with(id, expected, display_name, None)
+            .await
+    }
+
+    /// Changes a workspace's label and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`UpdateError`] says whether it is missing or was changed by somebody else.
+    pub async fn update_workspace_once(
+        &self,
+        id: &WorkspaceId,
+        expected: Option<&str>,
+        display_name: &str,
+        remember: &Remember<Workspace>,
+    ) -> Result<Workspace, UpdateError> {
+        self.update_workspace_with(id, expected, display_name, Some(remember))
+            .await
+    }
+
+    async fn update_workspace_with(
+        &self,
+        id: &WorkspaceId,
+        expected: Option<&str>,
+        display_name: &str,
+        remember: Option<&Remember<Workspace>>,
+    ) -> Result<Workspace, UpdateError> {
         for _ in 0..ATTEMPTS {
             let mut txn = Txn::new(self.0.context.engine.clone());
             let (mut row, key) = self.row_in(&mut txn, id, expected).await?;
             display_name.clone_into(&mut row.display_name);
             let version = txn.put(&self.0.system, key, &row)?;
+            let workspace = row.to_domain(version)?;
+            if let Some(remember) = remember {
+                remember.put_in(&mut txn, &workspace)?;
+            }
             match txn.commit().await {
-                Ok(_) => return Ok(row.to_domain(version)?),
+                Ok(_) => return Ok(workspace),
                 Err(TxnError::Conflict) => {}
                 Err(TxnError::Store(error)) => return Err(error.into()),
             }
@@ -182,10 +251,33 @@ impl Store {
         id: &WorkspaceId,
         expected: Option<&str>,
     ) -> Result<(), UpdateError> {
+        self.delete_workspace_with(id, expected, None).await
+    }
+
+    /// Deletes a workspace and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`UpdateError`] says whether it is missing, built in, or was changed by somebody else.
+    pub async fn delete_workspace_once(
+        &self,
+        id: &WorkspaceId,
+        expected: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), UpdateError> {
+        self.delete_workspace_with(id, expected, Some(remember))
+            .await
+    }
+
+    async fn delete_workspace_with(
+        &self,
+        id: &WorkspaceId,
+        expected: Option<&str>,
+        remember: Option<&Remember<()>>,
+    ) -> Result<(), UpdateError> {
         if *id == WorkspaceId::default_workspace() {
             return Err(UpdateError::BuiltIn { what: id.name() });
         }
-        let number = self.unlink_workspace(id, expected).await?;
+        let number = self.unlink_workspace(id, expected, remember).await?;
         self.0.workspaces.remove(id);
         self.0.tokens.revoke_workspace(id).await?;
         self.purge_workspace(number).await?;
@@ -199,6 +291,7 @@ impl Store {
         &self,
         id: &WorkspaceId,
         expected: Option<&str>,
+        remember: Option<&Remember<()>>,
     ) -> Result<u64, UpdateError> {
         for _ in 0..ATTEMPTS {
             let mut txn = Txn::new(self.0.context.engine.clone());
@@ -208,6 +301,9 @@ impl Store {
             txn.delete(wrapped_key(row.number));
             txn.put_raw(purge_key(row.number), bytes::Bytes::new());
             txn.put_raw(rotation_key(), bytes::Bytes::new());
+            if let Some(remember) = remember {
+                remember.put_in(&mut txn, &())?;
+            }
             match txn.commit().await {
                 Ok(_) => return Ok(row.number),
                 Err(TxnError::Conflict) => {}

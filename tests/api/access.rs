@@ -1,10 +1,11 @@
 //! Who may do what, and that nobody learns what lies in another's workspace.
 
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 use trunkline::pb;
 use trunkline::pb::token_scope::Scope;
 
-use crate::harness::{Client, World, check, create_session, fresh};
+use crate::harness::{Client, World, check, create_session, fresh, soon};
 
 fn get(name: &str) -> pb::GetSessionRequest {
     pb::GetSessionRequest {
@@ -230,4 +231,91 @@ async fn token_secrets_are_shown_once() {
         "INVALID_FIELD",
         Some("scope"),
     );
+}
+
+/// Waits for the end of a stream and returns the error it ended with.
+async fn end<T: std::fmt::Debug>(stream: &mut tonic::Streaming<T>) -> Result<T, tonic::Status> {
+    loop {
+        match soon(stream.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("ended without a reason"),
+            Err(status) => return Err(status),
+        }
+    }
+}
+
+#[tokio::test]
+async fn revoking_a_token_ends_its_streams() {
+    let world = World::new().await;
+    let mut admin = world.client().await;
+    create_session(&mut admin, "workspaces/default", "s")
+        .await
+        .unwrap();
+    let created = workspace_token(&mut admin, "workspaces/default").await;
+    let mut core = Client::new(&world.channel().await, Some(&created.secret));
+    let request = pb::WatchRequest {
+        parent: "workspaces/default".to_owned(),
+        ..Default::default()
+    };
+    let mut spared = admin
+        .events
+        .watch(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let mut watch = core.events.watch(request).await.unwrap().into_inner();
+    let open = pb::PullRequest {
+        request: Some(pb::pull_request::Request::Open(pb::PullOpen {
+            subscription: "workspaces/default/subscriptions/default".to_owned(),
+            max_events: 1,
+            max_bytes: 1,
+        })),
+    };
+    let asks = tokio_stream::iter([open]).chain(tokio_stream::pending());
+    let mut pull = core.events.pull(asks).await.unwrap().into_inner();
+    *world.sessions.pairing.lock().unwrap() = Some(Vec::new());
+    let mut pair = core
+        .sessions
+        .pair_session(pb::PairSessionRequest {
+            name: "workspaces/default/sessions/s".to_owned(),
+            request_id: fresh(),
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    soon(pull.message()).await.unwrap().unwrap();
+
+    admin
+        .tokens
+        .revoke_token(pb::RevokeTokenRequest {
+            name: created.token.unwrap().name,
+            request_id: fresh(),
+        })
+        .await
+        .unwrap();
+    let unauthenticated = (Code::Unauthenticated, "TOKEN_INVALID");
+    check(
+        end(&mut watch).await,
+        unauthenticated.0,
+        unauthenticated.1,
+        None,
+    );
+    check(
+        end(&mut pull).await,
+        unauthenticated.0,
+        unauthenticated.1,
+        None,
+    );
+    check(
+        end(&mut pair).await,
+        unauthenticated.0,
+        unauthenticated.1,
+        None,
+    );
+    soon(world.sessions.left.notified()).await;
+    // Somebody else's goes on.
+    for _ in 0..3 {
+        soon(spared.message()).await.unwrap().unwrap();
+    }
 }

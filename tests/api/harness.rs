@@ -1,7 +1,8 @@
 //! A server in this process, its clients, and what to check errors with.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
-use trunkline::api::ports::{Live, PairBy, PairingProgress, Sessions, Submission};
+use trunkline::api::ports::{Live, PairBy, PairingProgress, Sessions, Submission, Verb};
 use trunkline::api::server::{ApiServer, ServerOptions};
 use trunkline::api::status::{ApiError, Reason};
 use trunkline::domain::clock::{Clock, Entropy, ManualClock, SystemClock, Timestamp};
@@ -20,12 +21,12 @@ use trunkline::domain::event::{DedupKey, NewEvent, Payload};
 use trunkline::domain::ids::{MessageId, SessionId, SessionName, WorkspaceId};
 use trunkline::domain::message::{Content, InboundMessage, MessageState, OutboundMessage};
 use trunkline::domain::person::Person;
-use trunkline::domain::session::{Connection, Traffic};
+use trunkline::domain::session::{Connection, Desired, Traffic};
 use trunkline::pb;
 use trunkline::store::keyring::Keks;
 use trunkline::store::memory::MemoryEngine;
 use trunkline::store::{
-    Change, Enqueued, NewMessage, NewSession, SessionRecord, SessionStore, Step, Store,
+    Change, Enqueued, NewMessage, NewSession, Remember, SessionRecord, SessionStore, Step, Store,
     StoreOptions, TokenKind, WorkspaceStore,
 };
 
@@ -47,6 +48,9 @@ pub(crate) struct Obedient {
     pub(crate) pairing: Mutex<Option<Vec<PairingProgress>>>,
     /// Told when a pairing's client has left.
     pub(crate) left: Arc<tokio::sync::Notify>,
+    /// The next creation fails after its commit.
+    pub(crate) dies_after_commit: AtomicBool,
+    store: OnceLock<Store>,
 }
 
 impl Obedient {
@@ -73,35 +77,62 @@ impl Sessions for Obedient {
         &self,
         workspace: &WorkspaceStore,
         new: NewSession,
+        remember: Remember<SessionRecord>,
     ) -> Result<SessionRecord, ApiError> {
-        let record = workspace.sessions().create(new).await?;
+        let record = workspace.sessions().create_once(new, remember).await?;
         self.set(&record.name, Connection::Unpaired);
+        if self.dies_after_commit.swap(false, Ordering::SeqCst) {
+            return Err(ApiError::new(Reason::Internal, "as if the daemon had died"));
+        }
         Ok(record)
     }
 
-    async fn start(&self, session: &SessionName) -> Result<(), ApiError> {
-        if session.session.as_str() == "dead" {
+    async fn command(
+        &self,
+        session: &SessionName,
+        verb: Verb,
+        expected: Option<&str>,
+    ) -> Result<(), ApiError> {
+        if verb == Verb::Start && session.session.as_str() == "dead" {
             return Err(ApiError::precondition(
                 Reason::SessionLoggedOut,
                 session.to_string(),
                 "the provider ended the link",
             ));
         }
-        self.set(session, Connection::Connecting);
+        let store = self.store.get().unwrap();
+        let workspace = store.workspace(&session.workspace).await?;
+        let desired = match verb {
+            Verb::Stop => Desired::Stopped,
+            _ => Desired::Running,
+        };
+        workspace
+            .sessions()
+            .update(&session.session, expected, |record| {
+                record.desired = desired;
+            })
+            .await?;
+        let connection = match verb {
+            Verb::Start | Verb::Restart => Connection::Connecting,
+            Verb::Stop => Connection::Stopped,
+            Verb::Logout => Connection::Unpaired,
+        };
+        self.set(session, connection);
         Ok(())
     }
 
-    async fn stop(&self, session: &SessionName) -> Result<(), ApiError> {
-        self.set(session, Connection::Stopped);
-        Ok(())
-    }
-
-    async fn restart(&self, session: &SessionName) -> Result<(), ApiError> {
-        self.start(session).await
-    }
-
-    async fn logout(&self, session: &SessionName) -> Result<(), ApiError> {
-        self.set(session, Connection::Unpaired);
+    async fn delete(
+        &self,
+        workspace: &WorkspaceStore,
+        session: &SessionName,
+        expected: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), ApiError> {
+        let sessions = workspace.sessions();
+        sessions
+            .delete_once(&session.session, expected, remember)
+            .await?;
+        self.live.lock().unwrap().remove(session);
         Ok(())
     }
 
@@ -240,6 +271,7 @@ impl World {
         .await
         .unwrap();
         let sessions = Arc::new(Obedient::default());
+        sessions.store.set(store.clone()).unwrap();
         let mut options = ServerOptions::new(
             store.clone(),
             Arc::clone(&sessions) as _,

@@ -207,6 +207,29 @@ async fn a_repeated_creation_gets_the_first_answer() {
 }
 
 #[tokio::test]
+async fn a_creation_whose_answer_was_lost_is_answered_when_repeated() {
+    let world = World::new().await;
+    let mut client = world.client().await;
+    let request = pb::CreateSessionRequest {
+        parent: "workspaces/default".to_owned(),
+        session_id: "s".to_owned(),
+        request_id: fresh(),
+        ..Default::default()
+    };
+    let dies = &world.sessions.dies_after_commit;
+    dies.store(true, std::sync::atomic::Ordering::SeqCst);
+    let lost = client.sessions.create_session(request.clone()).await;
+    check(lost, Code::Internal, "INTERNAL", None);
+    let answer = client.sessions.create_session(request).await.unwrap();
+    let session = answer.into_inner().session.unwrap();
+    assert_eq!(session.name, "workspaces/default/sessions/s");
+    let read = client.sessions.get_session(pb::GetSessionRequest {
+        name: session.name.clone(),
+    });
+    assert_eq!(read.await.unwrap().into_inner().session.unwrap(), session);
+}
+
+#[tokio::test]
 async fn pages_cover_everything_once() {
     let world = World::new().await;
     let mut client = world.client().await;

@@ -45,7 +45,7 @@ async fn verbs_move_the_session() {
     let start = pb::StartSessionRequest {
         name: NAME.to_owned(),
         request_id: fresh(),
-        etag: session.etag,
+        etag: stopped.etag,
     };
     let started = client.sessions.start_session(start.clone()).await.unwrap();
     let started = started.into_inner().session.unwrap();

@@ -6,10 +6,10 @@ use super::{Actor, Exit};
 use crate::domain::event::{NewEvent, Payload};
 use crate::domain::session::{Cause, Connection};
 use crate::session::admission::Urgency;
-use crate::session::mailbox::PairingUpdate;
+use crate::session::mailbox::{CommandError, PairingUpdate};
 use crate::session::state::{Effect, Facts, Goal, PairingStep, Phase};
 use crate::session::status::SessionStatus;
-use crate::store::{ApplyError, Change, SessionRecord, StoreError};
+use crate::store::{ApplyError, Change, SessionRecord, StoreError, UpdateError};
 
 /// How recent traffic has to be for a session to count as busy.
 const BUSY: std::time::Duration = std::time::Duration::from_hours(1);
@@ -166,6 +166,25 @@ impl Actor {
             Err(ApplyError::Transition(error)) => {
                 Err(Exit::Failed(StoreError::Damaged(error.to_string())))
             }
+        }
+    }
+
+    /// Makes what is wanted durable, provided that the record still has the etag `expected`.
+    pub(super) async fn commit_wish(
+        &mut self,
+        expected: &str,
+    ) -> Result<Result<(), CommandError>, Exit> {
+        let desired = self.state.facts().desired;
+        let name = self.store.name();
+        let sessions = self.store.workspace().sessions();
+        let wish = sessions.update(&name.session, Some(expected), |record| {
+            record.desired = desired;
+        });
+        match wish.await {
+            Ok(_) => Ok(Ok(())),
+            Err(UpdateError::EtagMismatch { .. }) => Ok(Err(CommandError::EtagMismatch)),
+            Err(UpdateError::Store(error)) => Err(error.into()),
+            Err(UpdateError::NotFound { .. } | UpdateError::BuiltIn { .. }) => Err(Exit::Gone),
         }
     }
 

@@ -214,20 +214,20 @@ impl Actor {
 
     async fn told(&mut self, message: Message) -> Result<(), Exit> {
         match message {
-            Message::Command(verb, reply) => {
+            Message::Command {
+                verb,
+                expected,
+                reply,
+            } => {
                 let input = match verb {
                     Verb::Start => Input::Start,
                     Verb::Stop => Input::Stop,
                     Verb::Restart => Input::Restart,
                     Verb::Logout => Input::Logout,
                 };
-                let outcome = self.command(input).await?;
+                let outcome = self.command(input, expected.as_deref()).await?;
                 // Whoever asked may have gone; the command stands.
-                let _ = reply.send(
-                    outcome
-                        .map(|()| self.snapshot())
-                        .map_err(CommandError::Illegal),
-                );
+                let _ = reply.send(outcome.map(|()| self.snapshot()));
             }
             Message::Pair {
                 mode,
@@ -235,15 +235,11 @@ impl Actor {
                 reply,
             } => {
                 let before = self.pairing.replace(updates);
-                let outcome = self.command(Input::Pair(mode)).await?;
+                let outcome = self.command(Input::Pair(mode), None).await?;
                 if outcome.is_err() {
                     self.pairing = before;
                 }
-                let _ = reply.send(
-                    outcome
-                        .map(|()| self.snapshot())
-                        .map_err(CommandError::Illegal),
-                );
+                let _ = reply.send(outcome.map(|()| self.snapshot()));
             }
             Message::MarkRead {
                 chat,
@@ -272,14 +268,26 @@ impl Actor {
         Ok(())
     }
 
-    async fn command(&mut self, input: Input) -> Result<Result<(), Illegal>, Exit> {
-        match self.step(input) {
-            Ok(effects) => {
-                self.perform(effects).await?;
-                Ok(Ok(()))
-            }
-            Err(illegal) => Ok(Err(illegal)),
+    /// Does what a command asks. With an etag, the wish is first committed against it: whoever changed the
+    /// record before wins, and nothing has been done yet.
+    async fn command(
+        &mut self,
+        input: Input,
+        expected: Option<&str>,
+    ) -> Result<Result<(), CommandError>, Exit> {
+        let (before, since) = (self.state.clone(), self.since);
+        let effects = match self.step(input) {
+            Ok(effects) => effects,
+            Err(illegal) => return Ok(Err(CommandError::Illegal(illegal))),
+        };
+        if let Some(expected) = expected
+            && let Err(refused) = self.commit_wish(expected).await?
+        {
+            (self.state, self.since) = (before, since);
+            return Ok(Err(refused));
         }
+        self.perform(effects).await?;
+        Ok(Ok(()))
     }
 
     /// Feeds an input that cannot be illegal.

@@ -36,7 +36,7 @@ use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
 use crate::provider::contract::{Capabilities, Provider, SendError};
 use crate::store::{
-    CreateError, LookupError, NewSession, SessionRecord, SessionStore, Store, StoreError,
+    CreateError, LookupError, NewSession, Remember, SessionRecord, SessionStore, Store, StoreError,
     UpdateError, WorkspaceStore,
 };
 
@@ -191,8 +191,30 @@ impl Supervisor {
         workspace: &WorkspaceStore,
         new: NewSession,
     ) -> Result<SessionRecord, CreateSessionError> {
+        self.create_with(workspace, new, None).await
+    }
+
+    /// Like [`Self::create`], and remembers the answer to the request in the same commit.
+    ///
+    /// # Errors
+    /// [`CreateSessionError`] says whose fault it is.
+    pub async fn create_once(
+        &self,
+        workspace: &WorkspaceStore,
+        new: NewSession,
+        remember: Remember<SessionRecord>,
+    ) -> Result<SessionRecord, CreateSessionError> {
+        self.create_with(workspace, new, Some(remember)).await
+    }
+
+    async fn create_with(
+        &self,
+        workspace: &WorkspaceStore,
+        new: NewSession,
+        remember: Option<Remember<SessionRecord>>,
+    ) -> Result<SessionRecord, CreateSessionError> {
         let (this, workspace) = (self.clone(), workspace.clone());
-        let create = async move { this.create_whole(&workspace, new).await };
+        let create = async move { this.create_whole(&workspace, new, remember).await };
         detached(create).await.ok_or(CreateSessionError::Stopping)?
     }
 
@@ -200,6 +222,7 @@ impl Supervisor {
         &self,
         workspace: &WorkspaceStore,
         new: NewSession,
+        remember: Option<Remember<SessionRecord>>,
     ) -> Result<SessionRecord, CreateSessionError> {
         if self.0.stop.is_cancelled() {
             return Err(CreateSessionError::Stopping);
@@ -213,7 +236,11 @@ impl Supervisor {
         let name = SessionName::new(workspace.id().clone(), new.id.clone());
         let lock = self.membership(&name);
         let _held = lock.lock().await;
-        let record = workspace.sessions().create(new).await?;
+        let sessions = workspace.sessions();
+        let record = match remember {
+            Some(remember) => sessions.create_once(new, remember).await?,
+            None => sessions.create(new).await?,
+        };
         let store = workspace
             .session(&name.session)
             .await
@@ -237,9 +264,37 @@ impl Supervisor {
         name: &SessionName,
         etag: Option<&str>,
     ) -> Result<(), DeleteSessionError> {
+        self.delete_with(workspace, name, etag, None).await
+    }
+
+    /// Like [`Self::delete`], and remembers the answer to the request in the same commit.
+    ///
+    /// # Errors
+    /// [`DeleteSessionError`]; an etag mismatch leaves the session as it was.
+    pub async fn delete_once(
+        &self,
+        workspace: &WorkspaceStore,
+        name: &SessionName,
+        etag: Option<&str>,
+        remember: &Remember<()>,
+    ) -> Result<(), DeleteSessionError> {
+        self.delete_with(workspace, name, etag, Some(remember))
+            .await
+    }
+
+    async fn delete_with(
+        &self,
+        workspace: &WorkspaceStore,
+        name: &SessionName,
+        etag: Option<&str>,
+        remember: Option<&Remember<()>>,
+    ) -> Result<(), DeleteSessionError> {
         let (this, workspace, name) = (self.clone(), workspace.clone(), name.clone());
-        let etag = etag.map(str::to_owned);
-        let delete = async move { this.delete_whole(&workspace, &name, etag.as_deref()).await };
+        let (etag, remember) = (etag.map(str::to_owned), remember.cloned());
+        let delete = async move {
+            this.delete_whole(&workspace, &name, etag.as_deref(), remember.as_ref())
+                .await
+        };
         detached(delete).await.ok_or(DeleteSessionError::Busy)?
     }
 
@@ -248,26 +303,14 @@ impl Supervisor {
         workspace: &WorkspaceStore,
         name: &SessionName,
         etag: Option<&str>,
+        remember: Option<&Remember<()>>,
     ) -> Result<(), DeleteSessionError> {
         let lock = self.membership(name);
         let held = lock.lock().await;
         let sessions = workspace.sessions();
-        let record = sessions
-            .get(&name.session)
-            .await
-            .map_err(|error| match error {
-                LookupError::NotFound { what } => UpdateError::NotFound { what },
-                LookupError::Store(store) => UpdateError::Store(store),
-            })?;
-        if let Some(expected) = etag
-            && expected != record.etag
-        {
-            return Err(UpdateError::EtagMismatch {
-                what: name.to_string(),
-                current: record.etag,
-            }
-            .into());
-        }
+        // Checked in a commit of its own, which makes the etag stale for everybody else: ending the
+        // connection changes the record again.
+        let record = sessions.update(&name.session, etag, |_| {}).await?;
         // From here on nobody reaches it.
         if let Some((_, handle)) = self.0.sessions.remove(name)
             && !end(&handle).await
@@ -275,7 +318,11 @@ impl Supervisor {
             self.0.sessions.insert(name.clone(), handle);
             return Err(DeleteSessionError::Busy);
         }
-        if let Err(error) = sessions.delete(&name.session, None).await {
+        let deleted = match remember {
+            Some(remember) => sessions.delete_once(&name.session, None, remember).await,
+            None => sessions.delete(&name.session, None).await,
+        };
+        if let Err(error) = deleted {
             // It stays, so somebody has to run it.
             if let Ok(store) = workspace.session(&name.session).await {
                 self.adopt(store, &record);
@@ -314,7 +361,7 @@ impl Supervisor {
     /// # Errors
     /// [`CommandError`]
     pub async fn start(&self, name: &SessionName) -> Result<SessionStatus, CommandError> {
-        self.command(name, Verb::Start).await
+        self.command(name, Verb::Start, None).await
     }
 
     /// Keeps the session disconnected from now on; credentials stay. Answers when the wish is durable;
@@ -323,7 +370,7 @@ impl Supervisor {
     /// # Errors
     /// [`CommandError`]
     pub async fn stop(&self, name: &SessionName) -> Result<SessionStatus, CommandError> {
-        self.command(name, Verb::Stop).await
+        self.command(name, Verb::Stop, None).await
     }
 
     /// Disconnects if connected, then connects anew; also out of REPLACED, BANNED and FAILED.
@@ -331,7 +378,7 @@ impl Supervisor {
     /// # Errors
     /// [`CommandError`]
     pub async fn restart(&self, name: &SessionName) -> Result<SessionStatus, CommandError> {
-        self.command(name, Verb::Restart).await
+        self.command(name, Verb::Restart, None).await
     }
 
     /// Ends the link at the provider (best effort) and deletes the credentials.
@@ -339,7 +386,7 @@ impl Supervisor {
     /// # Errors
     /// [`CommandError`]
     pub async fn logout(&self, name: &SessionName) -> Result<SessionStatus, CommandError> {
-        self.command(name, Verb::Logout).await
+        self.command(name, Verb::Logout, None).await
     }
 
     /// Links a device. Dropping the receiver before the phone has accepted cancels the pairing; after
@@ -407,8 +454,24 @@ impl Supervisor {
         self.0.membership.entry(name.clone()).or_default().clone()
     }
 
-    async fn command(&self, name: &SessionName, verb: Verb) -> Result<SessionStatus, CommandError> {
-        self.ask(name, |reply| Message::Command(verb, reply)).await
+    /// Does what `verb` asks; with an etag, only if the session's record still has it when the wish is
+    /// made durable. Answers when it is, not when the connection has followed.
+    ///
+    /// # Errors
+    /// [`CommandError`]
+    pub async fn command(
+        &self,
+        name: &SessionName,
+        verb: Verb,
+        expected: Option<&str>,
+    ) -> Result<SessionStatus, CommandError> {
+        let expected = expected.map(str::to_owned);
+        self.ask(name, |reply| Message::Command {
+            verb,
+            expected,
+            reply,
+        })
+        .await
     }
 
     async fn ask(

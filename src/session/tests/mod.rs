@@ -2,6 +2,7 @@
 
 mod connecting;
 mod crashing;
+mod etags;
 mod fleet;
 mod pairing;
 mod receiving;

@@ -3,11 +3,12 @@
 use super::{SubscriptionConfig, SubscriptionRecord};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{SessionId, SubscriptionId};
-use crate::store::engine::Version;
 use crate::store::errors::StoreError;
 use crate::store::journal::{Filter, type_number, type_of};
+use crate::store::key::Kind;
 use crate::store::migrate::first_version;
-use crate::store::workspace::{etag, stored_id};
+use crate::store::named::{Family, Resource};
+use crate::store::workspace::{WorkspaceStore, stored_id};
 use prost::Message;
 use std::time::Duration;
 
@@ -63,54 +64,56 @@ pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl SubscriptionRow {
-    pub(super) fn new(
-        id: &SubscriptionId,
-        config: &SubscriptionConfig,
-        created_at: Timestamp,
-    ) -> Self {
-        Self {
-            id: id.as_str().to_owned(),
-            types: config
-                .filter
-                .types
-                .iter()
-                .map(|t| type_number(*t))
-                .collect(),
-            sessions: config
-                .filter
-                .sessions
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+impl Resource for SubscriptionRecord {
+    type Row = SubscriptionRow;
+    const FAMILY: Family = Family {
+        names: Kind::SubscriptionName,
+        rows: Kind::Subscription,
+        numbers: Kind::SubscriptionNumbers,
+        word: "subscription",
+        plural: "subscriptions",
+    };
+
+    fn to_row(&self) -> SubscriptionRow {
+        let config = &self.config;
+        let types = config.filter.types.iter();
+        let sessions = config.filter.sessions.iter();
+        SubscriptionRow {
+            id: self.id.as_str().to_owned(),
+            types: types.map(|known| type_number(*known)).collect(),
+            sessions: sessions.map(ToString::to_string).collect(),
             ack_deadline_ms: millis(config.ack_deadline),
             max_attempts: config.max_attempts,
             retention_ms: config.retention.map(millis),
-            created_at: created_at.0,
+            created_at: self.created_at.0,
         }
     }
 
-    pub(super) fn into_record(self, version: Version) -> Result<SubscriptionRecord, StoreError> {
+    fn from_row(row: SubscriptionRow, _: &WorkspaceStore) -> Result<Self, StoreError> {
         let mut filter = Filter::default();
-        for number in self.types {
+        for number in row.types {
             let known = type_of(number).ok_or_else(|| {
                 StoreError::Damaged(format!("a subscription filters by unknown type {number}"))
             })?;
             filter.types.insert(known);
         }
-        for session in self.sessions {
+        for session in row.sessions {
             filter.sessions.insert(stored_id(SessionId::new(session))?);
         }
-        Ok(SubscriptionRecord {
-            id: stored_id(SubscriptionId::new(self.id))?,
+        Ok(Self {
+            id: stored_id(SubscriptionId::new(row.id))?,
             config: SubscriptionConfig {
                 filter,
-                ack_deadline: Duration::from_millis(self.ack_deadline_ms),
-                max_attempts: self.max_attempts,
-                retention: self.retention_ms.map(Duration::from_millis),
+                ack_deadline: Duration::from_millis(row.ack_deadline_ms),
+                max_attempts: row.max_attempts,
+                retention: row.retention_ms.map(Duration::from_millis),
             },
-            created_at: Timestamp(self.created_at),
-            etag: etag(version),
+            created_at: Timestamp(row.created_at),
+            etag: String::new(),
         })
+    }
+
+    fn etag_mut(&mut self) -> &mut String {
+        &mut self.etag
     }
 }

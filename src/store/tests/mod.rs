@@ -3,6 +3,7 @@
 mod journal;
 mod keyspace;
 mod outbox;
+mod requests;
 mod sessions;
 mod subscriptions;
 mod upkeep;

@@ -347,3 +347,19 @@ async fn usage_counts_each_thing_once() {
         Counters::default()
     );
 }
+
+#[tokio::test]
+async fn messages_of_one_millisecond_are_listed_in_the_order_of_acceptance() {
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let outbox = session.outbox();
+    let mut accepted = Vec::new();
+    for n in 0..200 {
+        let enqueued = outbox.enqueue(outbound(n, &bob(), "x")).await.unwrap();
+        assert_eq!(enqueued.message.created_at, NOW);
+        accepted.push(enqueued.message.id);
+    }
+    let listed = outbox.list(&PageRequest::first(1_000)).await.unwrap();
+    let listed: Vec<_> = listed.items.into_iter().map(|message| message.id).collect();
+    assert_eq!(listed, accepted);
+}

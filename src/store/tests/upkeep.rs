@@ -18,7 +18,7 @@ async fn tokens_are_shown_once_and_verified_by_digest() {
     let secret = scoped.secret.expose_secret().to_owned();
     assert!(secret.starts_with(TOKEN_PREFIX) && secret.len() == 46);
     assert!(!format!("{scoped:?}").contains(&secret));
-    assert_eq!(tokens.verify(&secret), Some(scoped.info.clone()));
+    assert_eq!(tokens.verify(&secret).unwrap().info, scoped.info);
     let rubbish = [
         "",
         "tl_",
@@ -27,24 +27,24 @@ async fn tokens_are_shown_once_and_verified_by_digest() {
         &format!("{secret}x"),
     ];
     for rubbish in rubbish {
-        assert_eq!(tokens.verify(rubbish), None, "{rubbish}");
+        assert!(tokens.verify(rubbish).is_none(), "{rubbish}");
     }
     let world = world.restarted().await;
     let tokens = world.store.tokens();
-    assert_eq!(
-        tokens.verify(&secret).unwrap().kind,
-        TokenKind::Workspace(shop)
-    );
+    let verified = tokens.verify(&secret).unwrap();
+    assert_eq!(verified.info.kind, TokenKind::Workspace(shop));
+    assert!(!verified.revoked.is_cancelled());
     assert_eq!(tokens.list().len(), 2);
     tokens.revoke(scoped.info.id).await.unwrap();
-    assert_eq!(tokens.verify(&secret), None);
+    assert!(tokens.verify(&secret).is_none());
+    assert!(verified.revoked.is_cancelled());
     let again = tokens.revoke(scoped.info.id).await;
     assert!(matches!(again, Err(LookupError::NotFound { .. })));
     let world = world.restarted().await;
-    assert_eq!(world.store.tokens().verify(&secret), None);
+    assert!(world.store.tokens().verify(&secret).is_none());
     let admin = admin.secret.expose_secret().to_owned();
     assert_eq!(
-        world.store.tokens().verify(&admin).unwrap().kind,
+        world.store.tokens().verify(&admin).unwrap().info.kind,
         TokenKind::Administrator
     );
 }
