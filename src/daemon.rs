@@ -161,6 +161,7 @@ impl Daemon {
         let front = Supervised::new(supervisor.clone(), Arc::clone(&clock));
         let mut options = ServerOptions::new(store.clone(), Arc::new(front), clock);
         options.tcp = config.listen.grpc.address();
+        options.tls = settings::tls(config);
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
         let api = match ApiServer::bind(options).await {
             Ok(api) => api,

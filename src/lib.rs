@@ -10,7 +10,7 @@
 //! | [`provider`] | what carries messages, behind one contract; `multidevice` speaks WhatsApp |
 //! | [`session`] | holds sessions: state machine, actor, supervisor, admission, inbound, outbound |
 //! | [`delivery`] | leases of events to the consumers of a subscription |
-//! | [`api`] | gRPC: authentication, workspace scope, services |
+//! | [`api`] | gRPC and JSON: authentication, workspace scope, services |
 //! | [`ops`] | liveness, readiness and metrics for machines |
 //! | [`daemon`] | the composition root: alone names concrete engines and providers |
 //! | [`config`], [`lifecycle`], [`telemetry`] | settings, signals and systemd, logs and metrics |

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prost::Message;
+
 use super::status::{ApiError, Reason};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::RequestId;
-use crate::store::{PageRequest, PageToken};
+use crate::store::{BodyHash, PageRequest, PageToken};
 
 /// Longest label for people, in characters.
 const MAX_DISPLAY_NAME: usize = 200;
+
+/// Most terms of a label filter.
+const MAX_LABEL_TERMS: usize = 16;
 
 /// Most labels on a resource.
 const MAX_LABELS: usize = 64;
@@ -27,14 +32,164 @@ pub(super) fn request_id(text: &str) -> Result<RequestId, ApiError> {
     })
 }
 
-/// Reads the paging fields. Sizes are coerced, tokens must be ours.
-pub(super) fn page(size: i32, token: &str) -> Result<PageRequest, ApiError> {
-    let size = usize::try_from(size)
-        .map_err(|_| ApiError::field("page_size", "must not be negative; 0 means the default"))?;
-    let after = PageToken::decode(token).map_err(|error| {
-        ApiError::field_with(Reason::InvalidPageToken, "page_token", error.to_string())
-    })?;
-    Ok(PageRequest { size, after })
+/// A request for a page of a listing.
+pub(super) trait Listing: Message + Clone {
+    /// Its method's name.
+    const METHOD: &'static str;
+
+    /// The paging fields.
+    fn paging(&self) -> (i32, &str);
+
+    /// The same request for the first page.
+    fn unpaged(&self) -> Self;
+
+    /// Which page is wanted. Sizes are coerced; a token must come from this very listing, with the same
+    /// filter.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    fn page(&self) -> Result<PageRequest, ApiError> {
+        let (size, token) = self.paging();
+        let size = usize::try_from(size).map_err(|_| {
+            ApiError::field("page_size", "must not be negative; 0 means the default")
+        })?;
+        let foreign = || {
+            ApiError::field_with(
+                Reason::InvalidPageToken,
+                "page_token",
+                "is not one that this listing returned: start again without it",
+            )
+        };
+        let after = match token {
+            "" => None,
+            token => {
+                let place = token.strip_prefix(&self.mark()).ok_or_else(foreign)?;
+                Some(
+                    PageToken::decode(place)
+                        .ok()
+                        .flatten()
+                        .ok_or_else(foreign)?,
+                )
+            }
+        };
+        Ok(PageRequest { size, after })
+    }
+
+    /// The token for the page after.
+    fn next(&self, place: Option<PageToken>) -> String {
+        place.map_or_else(String::new, |place| self.mark() + &place.encode())
+    }
+
+    /// What all tokens of this listing begin with. It tells listings apart, no more: a token reveals and
+    /// opens nothing.
+    fn mark(&self) -> String {
+        let digest = BodyHash::of(Self::METHOD, &self.unpaged().encode_to_vec());
+        hex::encode(&digest.0[..8])
+    }
+}
+
+/// Says of request messages that they are listings.
+macro_rules! listing {
+    ($($request:ident is $method:literal;)+) => {$(
+        impl $crate::api::fields::Listing for $crate::pb::$request {
+            const METHOD: &'static str = $method;
+
+            fn paging(&self) -> (i32, &str) {
+                (self.page_size, &self.page_token)
+            }
+
+            fn unpaged(&self) -> Self {
+                let mut first = self.clone();
+                first.page_size = 0;
+                first.page_token.clear();
+                first
+            }
+        }
+    )+};
+}
+pub(super) use listing;
+
+/// Reads which fields an update changes. `is_set` says which are set in the resource given, for a client
+/// that sends no mask.
+pub(super) fn mask(
+    given: Option<&prost_types::FieldMask>,
+    known: &[&'static str],
+    is_set: impl Fn(&str) -> bool,
+) -> Result<Vec<&'static str>, ApiError> {
+    let paths = given.map_or(&[][..], |mask| &mask.paths);
+    if paths.iter().any(|path| path == "*") {
+        return Ok(known.to_vec());
+    }
+    for path in paths {
+        if !known.contains(&path.as_str()) {
+            let shown: String = path.chars().take(80).collect();
+            return Err(ApiError::field(
+                "update_mask",
+                format!(
+                    "`{shown}` cannot be changed by an update: use {} or *",
+                    known.join(", ")
+                ),
+            ));
+        }
+    }
+    let chosen = |field: &&str| match paths {
+        [] => is_set(field),
+        paths => paths.iter().any(|path| path == field),
+    };
+    let fields: Vec<_> = known.iter().copied().filter(chosen).collect();
+    if fields.is_empty() {
+        return Err(ApiError::field(
+            "update_mask",
+            format!("names nothing to change: use {} or *", known.join(", ")),
+        ));
+    }
+    Ok(fields)
+}
+
+/// Which labels a listing asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LabelFilter(Vec<(String, Option<String>)>);
+
+impl LabelFilter {
+    /// Reads `key=value` and `key`.
+    pub(super) fn read(given: &[String]) -> Result<Self, ApiError> {
+        if given.len() > MAX_LABEL_TERMS {
+            return Err(ApiError::field(
+                "labels",
+                format!(
+                    "has {} terms; at most {MAX_LABEL_TERMS} are allowed",
+                    given.len()
+                ),
+            ));
+        }
+        let terms = given.iter().map(|term| {
+            let (key, value) = match term.split_once('=') {
+                Some((key, value)) => (key, Some(value.to_owned())),
+                None => (term.as_str(), None),
+            };
+            if key.is_empty() {
+                return Err(ApiError::field(
+                    "labels",
+                    "each term must be `key=value`, or `key` for any value",
+                ));
+            }
+            Ok((key.to_owned(), value))
+        });
+        terms.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether these labels have all that is asked for.
+    pub(super) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|(key, value)| {
+            let found = labels.get(key);
+            found.is_some() && (value.is_none() || found == value.as_ref())
+        })
+    }
+
+    /// Whether everything matches.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// Reads a label for people.
@@ -148,7 +303,64 @@ mod tests {
         let labels_in = BTreeMap::from([("k".repeat(64), String::new())]);
         assert!(labels(labels_in).is_err());
         assert!(display_name("x".repeat(201)).is_err());
-        assert!(page(-1, "").is_err());
-        assert!(page(0, "zz").is_err());
+    }
+
+    #[test]
+    fn page_tokens_fit_their_listing_alone() {
+        let asked = |parent: &str, label: &str| crate::pb::ListSessionsRequest {
+            parent: parent.to_owned(),
+            labels: vec![label.to_owned()],
+            ..Default::default()
+        };
+        let place = PageToken::decode("0007").unwrap();
+        let token = asked("a", "x").next(place.clone());
+        let with = |page_token: &str, request: crate::pb::ListSessionsRequest| {
+            let request = crate::pb::ListSessionsRequest {
+                page_token: page_token.to_owned(),
+                page_size: 7,
+                ..request
+            };
+            request.page()
+        };
+        assert_eq!(with(&token, asked("a", "x")).unwrap().after, place);
+        for foreign in [asked("b", "x"), asked("a", "y")] {
+            assert!(with(&token, foreign).is_err());
+        }
+        for bad in ["zz", "0007", &token[..16], &token[..17]] {
+            assert!(with(bad, asked("a", "x")).is_err(), "{bad}");
+        }
+        let negative = crate::pb::ListSessionsRequest {
+            page_size: -1,
+            ..Default::default()
+        };
+        assert!(negative.page().is_err());
+    }
+
+    #[test]
+    fn masks_choose_what_is_named_or_set() {
+        let known = ["display_name", "labels"];
+        let mask = |paths: &[&str]| {
+            let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+            mask(Some(&prost_types::FieldMask { paths }), &known, |field| {
+                field == "labels"
+            })
+        };
+        assert_eq!(mask(&[]).unwrap(), ["labels"]);
+        assert_eq!(mask(&["display_name"]).unwrap(), ["display_name"]);
+        assert_eq!(mask(&["*"]).unwrap(), known);
+        assert!(mask(&["login"]).is_err());
+        assert!(super::mask(None, &known, |_| false).is_err());
+    }
+
+    #[test]
+    fn label_terms_are_all_required() {
+        let labels = BTreeMap::from([("team".to_owned(), "a=b".to_owned())]);
+        let matches = |terms: &[&str]| {
+            let terms: Vec<_> = terms.iter().map(|term| (*term).to_owned()).collect();
+            LabelFilter::read(&terms).unwrap().matches(&labels)
+        };
+        assert!(matches(&[]) && matches(&["team"]) && matches(&["team=a=b"]));
+        assert!(!matches(&["team=a"]) && !matches(&["team", "shift"]));
+        assert!(LabelFilter::read(&["=x".to_owned()]).is_err());
     }
 }

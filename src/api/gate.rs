@@ -41,18 +41,46 @@ pub(super) struct Caller {
     pub(super) standing: Standing,
 }
 
-/// Whether what a caller has shown still holds: what outlives a call must end when it does not.
+/// Whether what a caller was let through for still holds: what outlives a call must end when it does not.
 #[derive(Debug, Clone)]
-pub(super) struct Standing(Option<CancellationToken>);
+pub(super) struct Standing {
+    /// Of the token, if the call had one.
+    revoked: Option<CancellationToken>,
+    /// Of the workspace, once one is open.
+    gone: Option<(CancellationToken, String)>,
+}
 
 impl Standing {
-    /// Waits until the token behind the call is revoked, and says so to the client.
-    pub(super) async fn lost(&self) -> ApiError {
-        match &self.0 {
-            Some(revoked) => revoked.cancelled().await,
-            None => std::future::pending().await,
+    /// Ends with this workspace too, which the client knows by `name`.
+    pub(super) fn within(&self, workspace: &WorkspaceStore, name: &dyn std::fmt::Display) -> Self {
+        Self {
+            revoked: self.revoked.clone(),
+            gone: Some((workspace.gone().clone(), name.to_string())),
         }
-        revoked()
+    }
+
+    /// Waits until the token behind the call is revoked or the workspace is deleted, and says so to the
+    /// client.
+    pub(super) async fn lost(&self) -> ApiError {
+        let token = async {
+            match &self.revoked {
+                Some(revoked) => revoked.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let workspace = async {
+            match &self.gone {
+                Some((gone, name)) => {
+                    gone.cancelled().await;
+                    name
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = token => revoked(),
+            name = workspace => ApiError::not_found(name),
+        }
     }
 }
 
@@ -98,13 +126,19 @@ impl Gate {
                         TokenKind::Administrator => Rights::Administrator,
                         TokenKind::Workspace(id) => Rights::Workspace(id),
                     },
-                    standing: Standing(Some(known.revoked)),
+                    standing: Standing {
+                        revoked: Some(known.revoked),
+                        gone: None,
+                    },
                 }
             }
             None => match request.extensions().get::<Listener>() {
                 Some(Listener::Socket) => Caller {
                     rights: Rights::Administrator,
-                    standing: Standing(None),
+                    standing: Standing {
+                        revoked: None,
+                        gone: None,
+                    },
                 },
                 Some(Listener::Network) | None => {
                     return Err(ApiError::new(
@@ -151,10 +185,10 @@ impl Gate {
         let name = name(&message)?;
         let workspace = self.workspace(&caller, &name).await?;
         Ok(Call {
+            standing: caller.standing.within(&workspace, &name),
             message,
             name,
             workspace,
-            standing: caller.standing,
         })
     }
 

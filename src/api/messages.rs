@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
+use super::fields::{Listing as _, listing};
 use super::gate::{Call, Gate};
 use super::names::{MessageName, session_name};
 use super::once::{Once, mutation};
@@ -13,17 +14,21 @@ use super::status::ApiError;
 use super::{convert, fields};
 use crate::domain::clock::Clock;
 use crate::domain::ids::SessionName;
-use crate::domain::message::{Content, MAX_TEXT_CHARS};
+use crate::domain::message::{Content, MAX_TEXT_CHARS, OutboundMessage};
 use crate::pb::message_service_server::MessageService;
 use crate::pb::send_message_request::Content as Given;
 use crate::pb::{
     CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
-    SendMessageRequest, SendMessageResponse,
+    ListMessagesRequest, ListMessagesResponse, SendMessageRequest, SendMessageResponse,
 };
-use crate::store::{BodyHash, Enqueued};
+use crate::store::{BodyHash, Enqueued, Range};
 
 mutation! {
     CancelMessageRequest is "CancelMessage";
+}
+
+listing! {
+    ListMessagesRequest is "ListMessages";
 }
 
 /// Implements `MessageService`.
@@ -87,6 +92,35 @@ impl Messages {
         tracing::info!(message = %message.id, replayed, "message accepted");
         Ok(SendMessageResponse {
             message: Some(convert::message(&name, &message)),
+        })
+    }
+
+    async fn list(
+        &self,
+        call: Call<ListMessagesRequest, SessionName>,
+    ) -> Result<ListMessagesResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        let page = message.page()?;
+        let states = convert::read_states("states", &message.states)?;
+        let chat = match message.chat.as_str() {
+            "" => None,
+            chat => Some(convert::read_chat("chat", chat)?),
+        };
+        let range = Range {
+            from: fields::moment("start_time", message.start_time)?,
+            until: fields::moment("end_time", message.end_time)?,
+            newest_first: message.newest_first,
+        };
+        let wanted = |found: &OutboundMessage| {
+            (states.is_empty() || states.contains(&found.state))
+                && chat.as_ref().is_none_or(|chat| chat.is_one_of(&found.to))
+        };
+        let session = call.workspace.session(&name.session).await?;
+        let page = session.outbox().list_where(&range, &page, wanted).await?;
+        let show = |found| convert::message(&name, found);
+        Ok(ListMessagesResponse {
+            messages: page.items.iter().map(show).collect(),
+            next_page_token: message.next(page.next),
         })
     }
 
@@ -158,6 +192,19 @@ impl MessageService for Messages {
         Ok(Response::new(GetMessageResponse {
             message: Some(convert::message(&name.session, &message)),
         }))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<ListMessagesRequest>,
+    ) -> Result<Response<ListMessagesResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| session_name("parent", &message.parent))
+            .await?;
+        let name = call.name.clone();
+        let listed = self.list(call).await;
+        Ok(Response::new(listed.map_err(|error| error.at(&name))?))
     }
 
     async fn cancel_message(

@@ -1,10 +1,10 @@
-//! The gRPC API. It writes the store and nudges sessions; it never calls a provider.
+//! The API, in gRPC and in JSON. It writes the store and nudges sessions; it never calls a provider.
 //!
 //! A call passes [`layer`] (span, metrics, containment, one shape for errors), then its service: one
 //! file each. Services reach the store only through [`gate`], which authenticates the call and opens
 //! its workspace in one step. [`status`] is the catalogue of errors, [`fields`] and [`names`] read
 //! requests, [`convert`] shows domain values, [`once`] makes mutations idempotent, [`ports`] is what is
-//! needed from the session layer, [`server`] binds listeners and drains them.
+//! needed from the session layer, [`json`] translates from and to HTTP/JSON, [`server`] binds listeners and drains them.
 
 mod contain;
 mod convert;
@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod fields;
 mod gate;
+pub mod json;
 mod layer;
 mod messages;
 mod names;
@@ -24,6 +25,7 @@ mod sessions;
 pub mod status;
 mod subscriptions;
 pub mod supervisor;
+pub mod tls;
 mod tokens;
 mod watch;
 mod workspaces;

@@ -90,6 +90,41 @@ impl SubscriptionName {
     }
 }
 
+/// An event that a subscription gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeadLetterName {
+    /// The subscription.
+    pub(super) of: SubscriptionName,
+    /// Where the event lies in the journal.
+    pub(super) revision: u64,
+}
+
+impl DeadLetterName {
+    /// Parses `workspaces/{workspace}/subscriptions/{subscription}/deadLetters/{revision}`.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        const PATTERN: &str =
+            "workspaces/{workspace}/subscriptions/{subscription}/deadLetters/{revision}";
+        let wrong = || not_name(field, PATTERN, name);
+        let (of, revision) = name.rsplit_once("/deadLetters/").ok_or_else(wrong)?;
+        Ok(Self {
+            of: SubscriptionName::parse(field, of).map_err(|_| wrong())?,
+            revision: revision.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+impl fmt::Display for DeadLetterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/deadLetters/{}", self.of, self.revision)
+    }
+}
+
+impl Named for DeadLetterName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.of.workspace
+    }
+}
+
 /// Parses `tokens/{token}`.
 pub(super) fn token_name(field: &'static str, name: &str) -> Result<uuid::Uuid, ApiError> {
     name.strip_prefix("tokens/")

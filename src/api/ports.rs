@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::status::ApiError;
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{MessageId, RequestId, SessionName};
+use crate::domain::ids::{MessageId, RequestId, SessionName, WorkspaceId};
 use crate::domain::message::{Content, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
@@ -40,6 +40,15 @@ pub struct Submission {
     pub send_after: Option<Timestamp>,
     /// Not after this.
     pub expire_at: Option<Timestamp>,
+}
+
+/// How to delete a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion<'a> {
+    /// Only if the record still has this etag.
+    pub expected: Option<&'a str>,
+    /// Log out first.
+    pub logout: bool,
 }
 
 /// How to link a device.
@@ -107,14 +116,17 @@ pub trait Sessions: Send + Sync + std::fmt::Debug {
     ) -> Result<(), ApiError>;
 
     /// Ends its connection and deletes it with its credentials, and remembers the answer in the same
-    /// commit. The provider is not told.
+    /// commit. The provider is told only if it shall log out first.
     async fn delete(
         &self,
         workspace: &WorkspaceStore,
         session: &SessionName,
-        expected: Option<&str>,
+        deletion: Deletion<'_>,
         remember: &Remember<()>,
     ) -> Result<(), ApiError>;
+
+    /// Ends all sessions of a workspace that is about to be deleted.
+    async fn release(&self, workspace: &WorkspaceId) -> Result<(), ApiError>;
 
     /// Links it. Dropping the receiver cancels a pairing that the phone has not accepted yet.
     async fn pair(

@@ -82,8 +82,8 @@ pub(super) async fn open(
     };
     // The channel is new and has room.
     let _ = out.try_send(Ok(frame(Answer::Opened(opened))));
-    let work = serve(name, consumer, asked, out.clone());
-    contain::spawn(out, caller.standing.clone(), work);
+    let standing = caller.standing.within(&workspace, &name);
+    contain::spawn(out.clone(), standing, serve(name, consumer, asked, out));
     Ok(ReceiverStream::new(stream))
 }
 

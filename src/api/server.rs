@@ -1,7 +1,7 @@
 //! The server: `bind`, then `join` or `shutdown`. Nothing it started outlives it.
 //!
-//! Two kinds of listeners serve the same services: TCP, where every call needs a bearer token (health and
-//! reflection excepted), and the operator's unix socket, where the file's permissions decide.
+//! Two kinds of listeners serve the same services: TCP, in TLS if there is a certificate, where every call
+//! needs a bearer token (health and reflection excepted), and the operator's unix socket, where the file's permissions decide.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,12 +25,14 @@ use tonic_health::server::HealthReporter;
 
 use super::events::Events;
 use super::gate::{Gate, Listener};
+use super::json::{Front, Gateway};
 use super::layer::Around;
 use super::messages::Messages;
 use super::once::Once;
 use super::ports::Sessions;
 use super::sessions::SessionsApi;
 use super::subscriptions::Subscriptions;
+use super::tls::{self, Certificate, TlsError, TlsFiles};
 use super::tokens::TokensApi;
 use super::workspaces::Workspaces;
 use crate::delivery::{Hub, WINDOW};
@@ -58,10 +60,14 @@ pub struct ServerOptions {
     pub clock: Arc<dyn Clock>,
     /// Where to listen on TCP; `None` for nowhere.
     pub tcp: Option<SocketAddr>,
+    /// What TCP is encrypted with; `None` for plaintext.
+    pub tls: Option<TlsFiles>,
     /// Where to put the operator's socket; `None` for nowhere.
     pub socket: Option<PathBuf>,
     /// Permissions of the socket: 0600 for its owner, 0660 for the group too.
     pub socket_mode: u32,
+    /// How often the certificate's files are looked at.
+    pub look_every: Duration,
     /// How often an idle Watch says how far it has come.
     pub progress_every: Duration,
     /// Events of one subscription in memory at most.
@@ -76,8 +82,10 @@ impl ServerOptions {
             sessions,
             clock,
             tcp: Some((Ipv4Addr::LOCALHOST, 0).into()),
+            tls: None,
             socket: None,
             socket_mode: 0o600,
+            look_every: tls::LOOK_EVERY,
             progress_every: Duration::from_secs(15),
             window: WINDOW,
         }
@@ -95,6 +103,9 @@ pub enum BindError {
         /// Why.
         source: io::Error,
     },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The socket cannot be made.
     #[error("cannot make the socket {path}: {source}")]
     Socket {
@@ -118,6 +129,7 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct ApiServer {
     tcp: Option<SocketAddr>,
+    certificate: Option<Arc<Certificate>>,
     socket: Option<PathBuf>,
     stop: CancellationToken,
     close: CancellationToken,
@@ -162,34 +174,46 @@ impl ApiServer {
                 .await;
         }
         let routes = routes(&options, &hub, &stop)?.add_service(health);
-        let around = Around {
-            listener: Listener::Network,
-            clock: Arc::clone(&options.clock),
-            known: Arc::new(methods()?),
+        let front = Front {
+            around: Around {
+                listener: Listener::Network,
+                clock: Arc::clone(&options.clock),
+                known: Arc::new(methods()?),
+            },
+            gateway: Arc::new(Gateway::new().map_err(BindError::Descriptors)?),
         };
 
+        let certificate = match options.tls.clone() {
+            Some(files) => Some(Arc::new(Certificate::load(
+                files,
+                Arc::clone(&options.clock),
+            )?)),
+            None => None,
+        };
         let mut tasks = JoinSet::new();
         let mut tcp = None;
         if let Some(address) = options.tcp {
             let failed = |source| BindError::Tcp { address, source };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
             tcp = Some(listener.local_addr().map_err(failed)?);
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let close = close.clone();
-            let serving = builder().layer(around.clone()).add_routes(routes.clone());
-            tasks.spawn(async move {
-                let closed = async move { close.cancelled().await };
-                serving.serve_with_incoming_shutdown(incoming, closed).await
-            });
+            let serving = builder().layer(front.clone()).add_routes(routes.clone());
+            let closed = close.clone().cancelled_owned();
+            if let Some(certificate) = &certificate {
+                let incoming = tls::incoming(listener, certificate, close.clone())?;
+                let watch = Arc::clone(certificate).watch(options.look_every, close.clone());
+                tokio::spawn(watch);
+                tasks.spawn(serving.serve_with_incoming_shutdown(incoming, closed));
+            } else {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                tasks.spawn(serving.serve_with_incoming_shutdown(incoming, closed));
+            }
         }
         if let Some(path) = &options.socket {
             let listener = bind_socket(path, options.socket_mode).await?;
-            let around = Around {
-                listener: Listener::Socket,
-                ..around
-            };
+            let mut front = front;
+            front.around.listener = Listener::Socket;
             let close = close.clone();
-            let serving = builder().layer(around).add_routes(routes);
+            let serving = builder().layer(front).add_routes(routes);
             tasks.spawn(async move {
                 let incoming = UnixListenerStream::new(listener);
                 let closed = async move { close.cancelled().await };
@@ -198,6 +222,7 @@ impl ApiServer {
         }
         Ok(Self {
             tcp,
+            certificate,
             socket: options.socket,
             stop,
             close,
@@ -210,6 +235,11 @@ impl ApiServer {
     /// The TCP address that was bound.
     pub fn tcp(&self) -> Option<SocketAddr> {
         self.tcp
+    }
+
+    /// The certificate of the TCP listener, if it speaks TLS.
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.certificate.as_ref()
     }
 
     /// The operator's socket.
@@ -266,6 +296,7 @@ impl Drop for ApiServer {
 
 fn builder() -> Server {
     Server::builder()
+        .accept_http1(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(Some(16 << 10))
@@ -285,7 +316,12 @@ fn routes(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| BindError::Descriptors(error.to_string()))?;
-    let workspaces = Workspaces::new(gate.clone(), Arc::clone(&once));
+    let workspaces = Workspaces::new(
+        gate.clone(),
+        Arc::clone(&once),
+        Arc::clone(sessions),
+        hub.clone(),
+    );
     let session_service = SessionsApi::new(
         gate.clone(),
         Arc::clone(&once),

@@ -6,11 +6,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::fields::{Listing as _, listing};
 use super::gate::{Call, Gate};
 use super::names::{WorkspaceName, in_field, session_name};
 use super::once::{Mutation, Once, mutation};
 use super::pairing;
-use super::ports::{Live, Sessions, Verb};
+use super::ports::{Deletion, Live, Sessions, Verb};
 use super::status::ApiError;
 use super::{convert, fields};
 use crate::domain::clock::Clock;
@@ -18,10 +19,11 @@ use crate::domain::ids::{SessionId, SessionName};
 use crate::domain::session::{Connection, Desired, Login, Traffic};
 use crate::pb::session_service_server::SessionService;
 use crate::pb::{
-    self, CreateSessionRequest, CreateSessionResponse, GetSessionRequest, GetSessionResponse,
-    ListSessionsRequest, ListSessionsResponse, LogoutSessionRequest, LogoutSessionResponse,
-    PairSessionRequest, PairSessionResponse, RestartSessionRequest, RestartSessionResponse,
-    StartSessionRequest, StartSessionResponse, StopSessionRequest, StopSessionResponse,
+    self, CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest, DeleteSessionResponse,
+    GetSessionRequest, GetSessionResponse, ListSessionsRequest, ListSessionsResponse,
+    LogoutSessionRequest, LogoutSessionResponse, PairSessionRequest, PairSessionResponse,
+    RestartSessionRequest, RestartSessionResponse, StartSessionRequest, StartSessionResponse,
+    StopSessionRequest, StopSessionResponse, UpdateSessionRequest, UpdateSessionResponse,
 };
 use crate::store::{NewSession, SessionRecord, WorkspaceStore};
 
@@ -40,10 +42,16 @@ pub(super) struct SessionsApi {
 
 mutation! {
     CreateSessionRequest is "CreateSession";
+    UpdateSessionRequest is "UpdateSession", with etag;
+    DeleteSessionRequest is "DeleteSession", with etag;
     StartSessionRequest is "StartSession", with etag;
     StopSessionRequest is "StopSession", with etag;
     RestartSessionRequest is "RestartSession", with etag;
     LogoutSessionRequest is "LogoutSession", with etag;
+}
+
+listing! {
+    ListSessionsRequest is "ListSessions";
 }
 
 /// A request that is one of the verbs.
@@ -163,6 +171,85 @@ impl SessionsApi {
         ))
     }
 
+    async fn update(
+        &self,
+        call: Call<UpdateSessionRequest, SessionName>,
+    ) -> Result<UpdateSessionResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        let given = message.session.clone().unwrap_or_default();
+        let is_set = |field: &str| match field {
+            "display_name" => !given.display_name.is_empty(),
+            _ => !given.labels.is_empty(),
+        };
+        let known = ["display_name", "labels"];
+        let chosen = fields::mask(message.update_mask.as_ref(), &known, is_set)?;
+        let display_name = fields::display_name(given.display_name)?;
+        let labels = fields::labels(given.labels)?;
+        let live = Arc::clone(&self.sessions);
+        let shown = move |record: &SessionRecord| UpdateSessionResponse {
+            session: Some(show(&*live, record.clone())),
+        };
+        self.once
+            .run_in(&call.workspace, &message, async |ticket| {
+                let sessions = call.workspace.sessions();
+                let remember = ticket.remember(shown.clone());
+                let changed =
+                    sessions.update_once(&name.session, message.etag(), &remember, |record| {
+                        if chosen.contains(&"display_name") {
+                            record.display_name.clone_from(&display_name);
+                        }
+                        if chosen.contains(&"labels") {
+                            record.labels.clone_from(&labels);
+                        }
+                    });
+                Ok(shown(&changed.await?))
+            })
+            .await
+    }
+
+    async fn delete(
+        &self,
+        call: Call<DeleteSessionRequest, SessionName>,
+    ) -> Result<DeleteSessionResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        self.once
+            .run_in(&call.workspace, &message, async |ticket| {
+                let answer = |(): &()| DeleteSessionResponse {};
+                call.workspace.sessions().get(&name.session).await?;
+                let deletion = Deletion {
+                    expected: message.etag(),
+                    logout: message.logout,
+                };
+                self.sessions
+                    .delete(&call.workspace, &name, deletion, &ticket.remember(answer))
+                    .await?;
+                tracing::info!("session deleted");
+                Ok(answer(&()))
+            })
+            .await
+    }
+
+    async fn list(
+        &self,
+        call: Call<ListSessionsRequest, WorkspaceName>,
+    ) -> Result<ListSessionsResponse, ApiError> {
+        let message = call.message;
+        let page = message.page()?;
+        let labels = fields::LabelFilter::read(&message.labels)?;
+        let sessions = call.workspace.sessions();
+        let page = if labels.is_empty() {
+            sessions.list(&page).await?
+        } else {
+            let wanted = |record: &SessionRecord| labels.matches(&record.labels);
+            sessions.list_where(&page, wanted).await?
+        };
+        let show = |record| show(&*self.sessions, record);
+        Ok(ListSessionsResponse {
+            next_page_token: message.next(page.next),
+            sessions: page.items.into_iter().map(show).collect(),
+        })
+    }
+
     async fn get(
         &self,
         workspace: &WorkspaceStore,
@@ -227,14 +314,30 @@ impl SessionService for SessionsApi {
                 WorkspaceName::parse("parent", &message.parent)
             })
             .await?;
-        let page = fields::page(call.message.page_size, &call.message.page_token)?;
-        let page = call.workspace.sessions().list(&page).await;
-        let page = page.map_err(ApiError::from)?;
-        let show = |record| show(&*self.sessions, record);
-        Ok(Response::new(ListSessionsResponse {
-            sessions: page.items.into_iter().map(show).collect(),
-            next_page_token: page.next.map(|t| t.encode()).unwrap_or_default(),
-        }))
+        Ok(Response::new(self.list(call).await?))
+    }
+
+    async fn update_session(
+        &self,
+        request: Request<UpdateSessionRequest>,
+    ) -> Result<Response<UpdateSessionResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                let name = message.session.as_ref().map_or("", |session| &session.name);
+                session_name("session.name", name)
+            })
+            .await?;
+        Ok(Response::new(self.update(call).await?))
+    }
+
+    async fn delete_session(
+        &self,
+        request: Request<DeleteSessionRequest>,
+    ) -> Result<Response<DeleteSessionResponse>, Status> {
+        let name = |message: &DeleteSessionRequest| session_name("name", &message.name);
+        let call = self.gate.open(request, name).await?;
+        Ok(Response::new(self.delete(call).await?))
     }
 
     async fn start_session(

@@ -5,21 +5,25 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use super::fields::{Listing as _, listing};
 use super::gate::{Call, Gate};
-use super::names::{SubscriptionName, WorkspaceName, in_field, session_name};
+use super::names::{DeadLetterName, SubscriptionName, WorkspaceName, in_field, session_name};
 use super::once::{Mutation, Once, mutation};
 use super::status::ApiError;
 use super::{convert, fields};
 use crate::delivery::Hub;
+use crate::domain::event::Event;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
 use crate::pb::subscription_service_server::SubscriptionService;
 use crate::pb::{
-    self, CreateSubscriptionRequest, CreateSubscriptionResponse, DeleteSubscriptionRequest,
-    DeleteSubscriptionResponse, GetSubscriptionRequest, GetSubscriptionResponse,
-    ListSubscriptionsRequest, ListSubscriptionsResponse, SubscriptionFilter,
+    self, CreateSubscriptionRequest, CreateSubscriptionResponse, DeleteDeadLetterRequest,
+    DeleteDeadLetterResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse,
+    GetSubscriptionRequest, GetSubscriptionResponse, ListDeadLettersRequest,
+    ListDeadLettersResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
+    SubscriptionFilter,
 };
 use crate::store::{
-    Filter, LookupError, MAX_PAGE_SIZE, PageRequest, StartAt, SubscriptionConfig,
+    DeadLetter, Filter, LookupError, MAX_PAGE_SIZE, PageRequest, StartAt, SubscriptionConfig,
     SubscriptionRecord, WorkspaceStore,
 };
 
@@ -36,6 +40,12 @@ const MAX_SESSIONS: usize = 1_000;
 mutation! {
     CreateSubscriptionRequest is "CreateSubscription";
     DeleteSubscriptionRequest is "DeleteSubscription", with etag;
+    DeleteDeadLetterRequest is "DeleteDeadLetter";
+}
+
+listing! {
+    ListSubscriptionsRequest is "ListSubscriptions";
+    ListDeadLettersRequest is "ListDeadLetters";
 }
 
 /// Implements `SubscriptionService`.
@@ -103,6 +113,52 @@ impl Subscriptions {
                 Ok(answer(&()))
             })
             .await
+    }
+}
+
+impl Subscriptions {
+    async fn dead_letters(
+        &self,
+        call: Call<ListDeadLettersRequest, SubscriptionName>,
+    ) -> Result<ListDeadLettersResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        let page = message.page()?;
+        let subscriptions = call.workspace.subscriptions();
+        let progress = subscriptions.progress(&name.subscription).await?;
+        let page = progress.dead_letters(&page).await?;
+        let revisions: Vec<_> = page.items.iter().map(|letter| letter.revision).collect();
+        let events = call.workspace.journal().get_many(&revisions).await?;
+        let show = |(letter, event): (DeadLetter, Option<Event>)| pb::DeadLetter {
+            name: format!("{name}/deadLetters/{}", letter.revision),
+            revision: letter.revision,
+            reason: letter.reason,
+            attempts: letter.attempts,
+            bury_time: Some(convert::moment(letter.at)),
+            event: event.map(|event| convert::event(&name.workspace, event)),
+        };
+        Ok(ListDeadLettersResponse {
+            next_page_token: message.next(page.next),
+            dead_letters: page.items.into_iter().zip(events).map(show).collect(),
+        })
+    }
+
+    async fn delete_dead_letter(
+        &self,
+        call: Call<DeleteDeadLetterRequest, DeadLetterName>,
+    ) -> Result<DeleteDeadLetterResponse, ApiError> {
+        let (message, name) = (call.message, call.name);
+        self.once
+            .run_in(&call.workspace, &message, async |ticket| {
+                let answer = |(): &()| DeleteDeadLetterResponse {};
+                let subscriptions = call.workspace.subscriptions();
+                let progress = subscriptions.progress(&name.of.subscription).await?;
+                progress
+                    .discard_dead_letter_once(name.revision, &ticket.remember(answer))
+                    .await?;
+                Ok(answer(&()))
+            })
+            .await
+            .map_err(|error| error.at(&name))
     }
 }
 
@@ -253,7 +309,8 @@ impl SubscriptionService for Subscriptions {
                 WorkspaceName::parse("parent", &message.parent)
             })
             .await?;
-        let page = fields::page(call.message.page_size, &call.message.page_token)?;
+        let message = call.message;
+        let page = message.page()?;
         let page = call.workspace.subscriptions().list(&page).await;
         let page = page.map_err(ApiError::from)?;
         let mut subscriptions = Vec::with_capacity(page.items.len());
@@ -267,7 +324,7 @@ impl SubscriptionService for Subscriptions {
         }
         Ok(Response::new(ListSubscriptionsResponse {
             subscriptions,
-            next_page_token: page.next.map(|t| t.encode()).unwrap_or_default(),
+            next_page_token: message.next(page.next),
         }))
     }
 
@@ -282,5 +339,31 @@ impl SubscriptionService for Subscriptions {
             })
             .await?;
         Ok(Response::new(self.delete(call).await?))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                SubscriptionName::parse("parent", &message.parent)
+            })
+            .await?;
+        Ok(Response::new(self.dead_letters(call).await?))
+    }
+
+    async fn delete_dead_letter(
+        &self,
+        request: Request<DeleteDeadLetterRequest>,
+    ) -> Result<Response<DeleteDeadLetterResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                DeadLetterName::parse("name", &message.name)
+            })
+            .await?;
+        Ok(Response::new(self.delete_dead_letter(call).await?))
     }
 }

@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::faults;
-use super::ports::{Live, PairBy, PairingProgress, Sessions, Submission};
+use super::ports::{Deletion, Live, PairBy, PairingProgress, Sessions, Submission};
 use super::status::{ApiError, Reason};
 use crate::domain::clock::Clock;
-use crate::domain::ids::{MessageId, SessionName};
+use crate::domain::ids::{MessageId, SessionName, WorkspaceId};
 use crate::domain::message::OutboundMessage;
+use crate::domain::session::Login;
 use crate::session::{
     self, CancelError, CommandError, CreateSessionError, DeleteSessionError, Illegal,
     PacingRefused, PairMode, PairingUpdate, SubmitError, Supervisor, Verb,
@@ -25,6 +26,9 @@ const STEPS: usize = 8;
 
 /// How long to wait for a session that is busy.
 const BUSY: Duration = Duration::from_millis(500);
+
+/// How long a logout may take before a deletion goes on without it.
+const UNLINK: Duration = Duration::from_secs(30);
 
 /// A [`Supervisor`] behind the API's port.
 #[derive(Debug)]
@@ -42,6 +46,32 @@ impl Supervised {
             clock,
             providers: OnceLock::new(),
         }
+    }
+
+    /// Logs a session out and waits until the link has ended, for a while. Returns whether there was one.
+    async fn log_out(
+        &self,
+        session: &SessionName,
+        expected: Option<&str>,
+    ) -> Result<bool, ApiError> {
+        let status = self.supervisor.watch(session);
+        match self
+            .supervisor
+            .command(session, Verb::Logout, expected)
+            .await
+        {
+            Ok(_) => {}
+            Err(CommandError::Illegal(Illegal::NotPaired)) => return Ok(false),
+            Err(error) => return Err(refused(session, error)),
+        }
+        if let Some(mut status) = status {
+            let ended = status.wait_for(|status| status.login == Login::Unpaired);
+            // The provider is told as best can be: credentials that are about to be wiped do not wait longer.
+            if tokio::time::timeout(UNLINK, ended).await.is_err() {
+                tracing::warn!(%session, "the logout did not end in time; the session is deleted all the same");
+            }
+        }
+        Ok(true)
     }
 
     fn paced(&self, refused: &PacingRefused) -> ApiError {
@@ -126,9 +156,12 @@ impl Sessions for Supervised {
         &self,
         workspace: &WorkspaceStore,
         session: &SessionName,
-        expected: Option<&str>,
+        deletion: Deletion<'_>,
         remember: &Remember<()>,
     ) -> Result<(), ApiError> {
+        // Whoever logs out has met the etag, and made another.
+        let logged_out = deletion.logout && self.log_out(session, deletion.expected).await?;
+        let expected = deletion.expected.filter(|_| !logged_out);
         let deleted = self
             .supervisor
             .delete_once(workspace, session, expected, remember)
@@ -139,6 +172,16 @@ impl Sessions for Supervised {
             }
             DeleteSessionError::Update(error) => error.into(),
         })
+    }
+
+    async fn release(&self, workspace: &WorkspaceId) -> Result<(), ApiError> {
+        match self.supervisor.release(workspace).await {
+            0 => Ok(()),
+            left => {
+                let said = format!("{left} sessions did not end in time: try again");
+                Err(ApiError::new(Reason::SessionBusy, said).retry_after(BUSY))
+            }
+        }
     }
 
     async fn pair(

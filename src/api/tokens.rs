@@ -6,7 +6,7 @@ use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::fields;
+use super::fields::{self, Listing as _, listing};
 use super::gate::Gate;
 use super::names::{WorkspaceName, token_name};
 use super::once::{Once, mutation};
@@ -17,11 +17,15 @@ use crate::pb::{
     AdministratorScope, CreateTokenRequest, CreateTokenResponse, ListTokensRequest,
     ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, Token, TokenScope,
 };
-use crate::store::{LookupError, MAX_PAGE_SIZE, TokenInfo, TokenKind};
+use crate::store::{LookupError, TokenInfo, TokenKind};
 
 mutation! {
     CreateTokenRequest is "CreateToken";
     RevokeTokenRequest is "RevokeToken";
+}
+
+listing! {
+    ListTokensRequest is "ListTokens";
 }
 
 /// Implements `TokenService`.
@@ -110,28 +114,11 @@ impl TokensApi {
 
     fn list(&self, request: &Request<ListTokensRequest>) -> Result<ListTokensResponse, ApiError> {
         let store = self.gate.administrator(request)?;
-        let asked = request.get_ref();
-        let size = fields::page(asked.page_size, "")?.rows().min(MAX_PAGE_SIZE);
-        let after = match asked.page_token.as_str() {
-            "" => None,
-            text => Some(uuid::Uuid::parse_str(text).map_err(|_| {
-                ApiError::field_with(
-                    Reason::InvalidPageToken,
-                    "page_token",
-                    "is not one that a listing returned: start again without it",
-                )
-            })?),
-        };
-        let all = store.tokens().list();
-        let start = after
-            .and_then(|after| all.iter().position(|info| info.id == after))
-            .map_or(0, |at| at + 1);
-        let page: Vec<_> = all.iter().skip(start).take(size).cloned().collect();
-        let more = start + page.len() < all.len();
-        let next = page.last().filter(|_| more).map(|info| info.id.to_string());
+        let message = request.get_ref();
+        let page = store.tokens().page(&message.page()?);
         Ok(ListTokensResponse {
-            tokens: page.into_iter().map(show).collect(),
-            next_page_token: next.unwrap_or_default(),
+            next_page_token: message.next(page.next),
+            tokens: page.items.into_iter().map(show).collect(),
         })
     }
 

@@ -144,6 +144,7 @@ pub(crate) async fn all(daemon: &Daemon) -> Result<Vec<pb::Session>, Failure> {
             parent: daemon.workspace_name(),
             page_size: 1000,
             page_token,
+            ..Default::default()
         };
         let page = daemon.sessions().list_sessions(request).await?.into_inner();
         sessions.extend(page.sessions);

@@ -18,15 +18,20 @@ const MAX_SOCKET_PATH: usize = 107;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
-    /// Address of the gRPC API for messaging cores, or "off". Callers need a token.
+    /// Address of the API for messaging cores, in gRPC and in JSON, or "off". Callers need a token.
     pub grpc: Listener,
     /// The operator's unix socket: a path, "off", or "auto" (trunkline.sock in the runtime directory
     /// that systemd gives, else in `state_dir`). Whoever may open it is the operator.
     pub socket: SocketSetting,
     /// Address of health and metrics over HTTP, or "off". It carries no tenant data and asks for no token.
     pub ops: Listener,
-    /// Whether `grpc` and `ops` may listen beyond loopback although they speak plaintext. Only for
-    /// networks where something else encrypts.
+    /// A PEM file with the certificate of the API, followed by the intermediate ones. The API then speaks
+    /// TLS, also on loopback. Read again when it changes.
+    pub tls_certificate: Option<PathBuf>,
+    /// A PEM file with the private key of `tls_certificate`.
+    pub tls_key: Option<PathBuf>,
+    /// Whether `grpc` (without a certificate) and `ops` may listen beyond loopback although they speak
+    /// plaintext. Only for networks where something else encrypts.
     pub plaintext_beyond_loopback: bool,
 }
 
@@ -36,6 +41,8 @@ impl Default for Listen {
             grpc: Listener::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 7433))),
             socket: SocketSetting::Auto,
             ops: Listener::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 7434))),
+            tls_certificate: None,
+            tls_key: None,
             plaintext_beyond_loopback: false,
         }
     }
@@ -43,18 +50,45 @@ impl Default for Listen {
 
 impl Listen {
     pub(super) fn validate(&self, problems: &mut Problems) {
-        for (key, listener) in [("listen.grpc", self.grpc), ("listen.ops", self.ops)] {
+        let encrypted = self.tls_certificate.is_some();
+        for (key, listener, carries, fix) in [
+            (
+                "listen.grpc",
+                self.grpc,
+                "tokens and messages",
+                "set listen.tls_certificate and listen.tls_key, ",
+            ),
+            ("listen.ops", self.ops, "health and metrics", ""),
+        ] {
             if let Listener::At(address) = listener
                 && !address.ip().is_loopback()
                 && !self.plaintext_beyond_loopback
+                && !(encrypted && key == "listen.grpc")
             {
                 problems.add(
                     key,
                     format!(
-                        "{address} is reachable beyond this machine and would carry tokens and messages in plaintext; use 127.0.0.1, or set listen.plaintext_beyond_loopback = true if the network encrypts"
+                        "{address} is reachable beyond this machine and would carry {carries} in plaintext; {fix}use 127.0.0.1, or set listen.plaintext_beyond_loopback = true if the network encrypts"
                     ),
                 );
             }
+        }
+        for (key, given, other) in [
+            (
+                "listen.tls_certificate",
+                &self.tls_certificate,
+                &self.tls_key,
+            ),
+            ("listen.tls_key", &self.tls_key, &self.tls_certificate),
+        ] {
+            let both = "is set alone; TLS needs listen.tls_certificate and listen.tls_key";
+            problems.require(given.is_none() || other.is_some(), key, both);
+            let absolute = given.as_deref().is_none_or(std::path::Path::is_absolute);
+            problems.require(
+                absolute,
+                key,
+                "is not an absolute path; write it from the root",
+            );
         }
         if let (Listener::At(grpc), Listener::At(ops)) = (self.grpc, self.ops) {
             problems.require(

@@ -74,7 +74,13 @@ fn the_shipped_file_is_the_defaults() {
 #[test]
 fn every_documented_default_is_the_real_one() {
     // These have no default; their examples are taken out again.
-    let optional = ["file = ", "tls_root = ", "version = "];
+    let optional = [
+        "file = ",
+        "tls_certificate = ",
+        "tls_key = ",
+        "tls_root = ",
+        "version = ",
+    ];
     let text = uncommented()
         .lines()
         .filter(|line| !optional.iter().any(|key| line.starts_with(key)))
@@ -197,6 +203,26 @@ fn plaintext_beyond_loopback_must_be_asked_for() {
     assert!(found[0].contains("plaintext_beyond_loopback"), "{found:?}");
     let text = "[listen]\ngrpc = \"0.0.0.0:7433\"\nplaintext_beyond_loopback = true\n";
     assert!(load_text(text).is_ok());
+}
+
+#[test]
+fn a_certificate_lets_the_api_listen_beyond_loopback_and_nothing_else() {
+    let tls =
+        "tls_certificate = \"/etc/trunkline/tls.crt\"\ntls_key = \"/etc/trunkline/tls.key\"\n";
+    let text = format!("[listen]\ngrpc = \"0.0.0.0:7433\"\n{tls}");
+    assert!(load_text(&text).is_ok());
+    let found = problems(&format!("{text}ops = \"0.0.0.0:7434\"\n"));
+    assert!(
+        found[0].contains("listen.ops") && found.len() == 1,
+        "{found:?}"
+    );
+    let found = problems("[listen]\ntls_key = \"/etc/trunkline/tls.key\"\n");
+    assert!(
+        found[0].contains("listen.tls_key is set alone") || found[0].contains("set alone"),
+        "{found:?}"
+    );
+    let text = "[listen]\ntls_certificate = \"tls.crt\"\ntls_key = \"/k\"\n";
+    assert!(problems(text)[0].contains("absolute"));
 }
 
 #[test]

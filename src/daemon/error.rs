@@ -104,6 +104,7 @@ impl BindError {
             Self::Multidevice(_)
             | Self::TlsRoot { .. }
             | Self::Sessions(_)
+            | Self::Api(server::BindError::Tls(_))
             | Self::Kek(_)
             | Self::Open(store::OpenError::Kek(_)) => Trouble::Configuration,
             Self::Engine(store::sled::OpenError::Locked { .. })

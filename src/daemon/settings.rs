@@ -4,6 +4,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::{BindError, Surroundings};
+use crate::api::tls::TlsFiles;
 use crate::config::{Config, KeySource};
 use crate::provider::multidevice::MultideviceConfig;
 use crate::session::SessionConfig;
@@ -68,6 +69,15 @@ pub(super) fn sessions(config: &Config) -> SessionConfig {
 /// 0 stands for no limit.
 fn limit(number: u64) -> Option<u64> {
     (number > 0).then_some(number)
+}
+
+/// What the API is encrypted with.
+pub(super) fn tls(config: &Config) -> Option<TlsFiles> {
+    let listen = &config.listen;
+    Some(TlsFiles {
+        certificate: listen.tls_certificate.clone()?,
+        key: listen.tls_key.clone()?,
+    })
 }
 
 /// Where the key encryption key is read from.

@@ -146,6 +146,16 @@ impl Hub {
         }
     }
 
+    /// Ends all streams of a workspace that was deleted.
+    pub async fn workspace_deleted(&self, workspace: &WorkspaceId) {
+        let names: Vec<_> = self.slots.iter().map(|slot| slot.key().clone()).collect();
+        for (of, subscription) in names {
+            if of == *workspace {
+                self.deleted(&of, &subscription).await;
+            }
+        }
+    }
+
     /// Ends all streams in order, makes their last acks durable, and opens no more. Returns when that is
     /// done or `patience` has passed.
     pub async fn shutdown(&self, patience: Duration) {

@@ -25,7 +25,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_goes_on_without_its_caller() {
-        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let (start, begun) = tokio::sync::oneshot::channel::<()>();
         let (end, ended) = tokio::sync::oneshot::channel();
         let caller = tokio::spawn(detached(async move {
             let _ = begun.await;
@@ -34,7 +34,7 @@ mod tests {
         tokio::task::yield_now().await;
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
-        begin.send(()).unwrap();
+        start.send(()).unwrap();
         assert_eq!(ended.await.unwrap(), "done");
     }
 

@@ -81,7 +81,7 @@ pub use journal::{
 pub use key::Hash;
 pub use keyspace::{Durability, KeyBatch, KeyEntry, KeyId, KeyKind, KeySpace, RawId};
 pub use migrate::{FORMAT, RecordError};
-pub use outbox::{Enqueued, NewMessage, Outbox, QueueEntry, Step};
+pub use outbox::{Enqueued, MAX_SCAN, NewMessage, Outbox, QueueEntry, Range, Step};
 pub use page::{BadPageToken, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, PageRequest, PageToken};
 pub use requests::{BodyHash, REMEMBERED_FOR, RecallError, Remember, Requests};
 pub use retention::{Enforced, Retention};

@@ -14,10 +14,13 @@ use super::engine::{AppendFn, RowError, Scan, Version};
 use super::errors::{CreateError, LookupError, StoreError, UpdateError};
 use super::key::{Kind, trailing_u64};
 use super::migrate::{Record, first_version};
-use super::page::{PageRequest, PageToken};
+use super::page::{MAX_PAGE_SIZE, Page, PageRequest, PageToken};
 use super::requests::Remember;
 use super::scope::{ATTEMPTS, Scope, Txn, TxnError};
 use super::workspace::{WorkspaceStore, etag};
+
+/// Most records one filtered page looks at.
+const MAX_SCAN: usize = 5 * MAX_PAGE_SIZE;
 
 /// A number found under a hashed name.
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -143,6 +146,43 @@ impl<R: Resource> Named<R> {
             .filter(|_| page.more)
             .map(|number| PageToken::new(number.to_be_bytes()));
         Ok((items, next))
+    }
+
+    /// One page of the records that are wanted. It may hold fewer than asked for and yet not be the last:
+    /// at most [`MAX_SCAN`] are looked at.
+    pub(super) async fn page_where(
+        &self,
+        request: &PageRequest,
+        wanted: impl Fn(&R) -> bool + Send,
+    ) -> Result<Page<R>, StoreError> {
+        let mut items = Vec::new();
+        let mut after = request.after.clone();
+        for _ in 0..MAX_SCAN / MAX_PAGE_SIZE {
+            let chunk = PageRequest {
+                size: MAX_PAGE_SIZE,
+                after: after.take(),
+            };
+            let (rows, next) = self.page(&chunk).await?;
+            let end = rows.len();
+            for (index, (number, record)) in rows.into_iter().enumerate() {
+                if !wanted(&record) {
+                    continue;
+                }
+                items.push(record);
+                if items.len() == request.rows() {
+                    let more = index + 1 < end || next.is_some();
+                    return Ok(Page {
+                        items,
+                        next: more.then(|| PageToken::new(number.to_be_bytes())),
+                    });
+                }
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok(Page { items, next: after })
     }
 
     /// Creates a record; `more` makes the rows that come into being with it, now that its number is

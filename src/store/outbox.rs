@@ -104,6 +104,23 @@ impl Step {
     }
 }
 
+/// Which messages a listing goes through, and in which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Range {
+    /// Only those accepted then or later.
+    pub from: Option<Timestamp>,
+    /// Only those accepted before.
+    pub until: Option<Timestamp>,
+    /// The newest first.
+    pub newest_first: bool,
+}
+
+/// Messages read at once.
+const CHUNK: usize = 200;
+
+/// Most messages one filtered page looks at.
+pub const MAX_SCAN: usize = 5_000;
+
 /// A session's outbox.
 #[derive(Debug, Clone)]
 pub struct Outbox {
@@ -344,20 +361,78 @@ impl Outbox {
     /// # Errors
     /// Only when the store fails.
     pub async fn list(&self, request: &PageRequest) -> Result<Page<OutboundMessage>, StoreError> {
-        let mut scan = Scan::prefix(&self.scope().prefix(Kind::Outbox), request.rows());
+        self.list_where(&Range::default(), request, |_| true).await
+    }
+
+    /// Lists the messages of `range` that are `wanted`. A page may hold fewer than asked for and yet not be
+    /// the last: at most [`MAX_SCAN`] messages are looked at.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn list_where(
+        &self,
+        range: &Range,
+        request: &PageRequest,
+        wanted: impl Fn(&OutboundMessage) -> bool + Send,
+    ) -> Result<Page<OutboundMessage>, StoreError> {
+        let mut scan = self.scan_of(range);
+        let place = |id: MessageId| PageToken::new(id.0.as_bytes().to_vec());
         let after = request.after.as_ref();
         if let Some(id) = after.and_then(|token| uuid::Uuid::from_slice(token.bytes()).ok()) {
             scan = scan.after(&self.row_key(MessageId(id)));
         }
-        let (rows, more) = self.scope().scan::<MessageRow>(scan).await?;
-        let mut items = Vec::with_capacity(rows.len());
-        for (key, row) in rows {
-            let id = key.get(key.len().saturating_sub(17)..key.len() - 1);
-            items.push(row.into_message(message_id(id.unwrap_or_default())?)?);
+        let mut items = Vec::new();
+        let mut seen = 0;
+        while seen < MAX_SCAN {
+            let (rows, more) = self.scope().scan::<MessageRow>(scan.clone()).await?;
+            let end = rows.len();
+            seen += end;
+            let mut last = None;
+            for (index, (key, row)) in rows.into_iter().enumerate() {
+                let id = key.get(key.len().saturating_sub(17)..key.len() - 1);
+                let message = row.into_message(message_id(id.unwrap_or_default())?)?;
+                let at = message.id;
+                last = Some((key, at));
+                if !wanted(&message) {
+                    continue;
+                }
+                items.push(message);
+                if items.len() == request.rows() {
+                    let next = (more || index + 1 < end).then(|| place(at));
+                    return Ok(Page { items, next });
+                }
+            }
+            match last {
+                Some((key, at)) if more => {
+                    scan = scan.after(&key);
+                    if seen >= MAX_SCAN {
+                        let next = Some(place(at));
+                        return Ok(Page { items, next });
+                    }
+                }
+                _ => break,
+            }
         }
-        let last = items.last().filter(|_| more);
-        let next = last.map(|message| PageToken::new(message.id.0.as_bytes().to_vec()));
-        Ok(Page { items, next })
+        Ok(Page { items, next: None })
+    }
+
+    /// The keys of a range: ids begin with the time of acceptance.
+    fn scan_of(&self, range: &Range) -> Scan {
+        let first = |at: Timestamp| {
+            let millis = u128::from(at.0 & 0x0000_ffff_ffff_ffff);
+            self.row_key(MessageId(uuid::Uuid::from_u128(millis << 80)))
+        };
+        let mut scan = Scan::prefix(&self.scope().prefix(Kind::Outbox), CHUNK);
+        if let Some(from) = range.from {
+            scan.start = first(from);
+        }
+        if let Some(until) = range.until {
+            scan.end = first(until);
+        }
+        if range.newest_first {
+            scan = scan.reversed();
+        }
+        scan
     }
 
     /// Reads the queue: messages that are QUEUED or SENDING, in the order of acceptance, after `seq`

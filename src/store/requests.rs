@@ -144,12 +144,15 @@ impl Requests {
     }
 }
 
+/// Makes an answer from what a change came to.
+type Encode<T> = dyn Fn(&T) -> Vec<u8> + Send + Sync;
+
 /// An answer that is remembered in the very commit that makes it true: a crash leaves both or neither.
 pub struct Remember<T: ?Sized> {
     requests: Requests,
     id: RequestId,
     body: BodyHash,
-    encode: Arc<dyn Fn(&T) -> Vec<u8> + Send + Sync>,
+    encode: Arc<Encode<T>>,
 }
 
 impl<T: ?Sized> Clone for Remember<T> {

@@ -291,6 +291,18 @@ impl Sessions {
         Ok(Page { items, next })
     }
 
+    /// Lists the sessions that are `wanted`. A page may hold fewer than asked for and yet not be the last.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn list_where(
+        &self,
+        request: &PageRequest,
+        wanted: impl Fn(&SessionRecord) -> bool + Send,
+    ) -> Result<Page<SessionRecord>, StoreError> {
+        self.named.page_where(request, wanted).await
+    }
+
     /// Like [`Self::list`], with the numbers.
     pub(super) async fn page(
         &self,

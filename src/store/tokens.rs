@@ -17,6 +17,7 @@ use super::engine::Scan;
 use super::errors::{LookupError, StoreError};
 use super::key::Kind;
 use super::migrate::first_version;
+use super::page::{Page, PageRequest, PageToken};
 use super::requests::Remember;
 use super::scope::{Scope, Txn, TxnError};
 use super::workspace::{Context, stored_id};
@@ -229,6 +230,23 @@ impl Tokens {
         let mut all: Vec<_> = known.values().map(|known| known.info.clone()).collect();
         all.sort_by_key(|info| (info.created_at, info.id));
         all
+    }
+
+    /// One page of tokens, oldest first.
+    pub fn page(&self, request: &PageRequest) -> Page<TokenInfo> {
+        let place = |info: &TokenInfo| {
+            let mut place = info.created_at.0.to_be_bytes().to_vec();
+            place.extend_from_slice(info.id.as_bytes());
+            place
+        };
+        let after = request.after.as_ref().map_or(&[][..], PageToken::bytes);
+        let mut rest = self.list();
+        rest.retain(|info| place(info).as_slice() > after);
+        let more = rest.len() > request.rows();
+        rest.truncate(request.rows());
+        let last = rest.last().filter(|_| more);
+        let next = last.map(|info| PageToken::new(place(info)));
+        Page { items: rest, next }
     }
 
     /// Revokes a token; it is refused from the moment this returns, also after a crash.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dashmap::DashMap;
 use prost::Message;
+use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, Scan, Version};
 use super::errors::{LookupError, StoreError};
@@ -80,6 +81,8 @@ pub(super) struct Inner {
     /// deferred. Grows with the sessions that exist. Each holds this workspace in turn, until
     /// [`WorkspaceStore::release_sessions`].
     pub(super) sessions: DashMap<SessionId, SessionStore>,
+    /// Cancelled when the workspace has been deleted: what reads it must end.
+    pub(super) gone: CancellationToken,
     /// One lock per subscription: its rows are read, changed and written back.
     pub(super) subscription_locks: DashMap<SubscriptionId, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -114,6 +117,7 @@ impl WorkspaceStore {
             keys,
             root,
             sessions: DashMap::new(),
+            gone: CancellationToken::new(),
             subscription_locks: DashMap::new(),
         })))
     }
@@ -121,6 +125,11 @@ impl WorkspaceStore {
     /// The workspace's id.
     pub fn id(&self) -> &WorkspaceId {
         &self.0.id
+    }
+
+    /// Cancelled when the workspace has been deleted.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.0.gone
     }
 
     /// The session records.

@@ -278,7 +278,9 @@ impl Store {
             return Err(UpdateError::BuiltIn { what: id.name() });
         }
         let number = self.unlink_workspace(id, expected, remember).await?;
-        self.0.workspaces.remove(id);
+        if let Some((_, workspace)) = self.0.workspaces.remove(id) {
+            workspace.0.gone.cancel();
+        }
         self.0.tokens.revoke_workspace(id).await?;
         self.purge_workspace(number).await?;
         if let Err(error) = self.rotate_kek().await {

@@ -13,7 +13,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
-use trunkline::api::ports::{Live, PairBy, PairingProgress, Sessions, Submission, Verb};
+use trunkline::api::ports::{Deletion, Live, PairBy, PairingProgress, Sessions, Submission, Verb};
 use trunkline::api::server::{ApiServer, ServerOptions};
 use trunkline::api::status::{ApiError, Reason};
 use trunkline::domain::clock::{Clock, Entropy, ManualClock, SystemClock, Timestamp};
@@ -48,6 +48,8 @@ pub(crate) struct Obedient {
     pub(crate) pairing: Mutex<Option<Vec<PairingProgress>>>,
     /// Told when a pairing's client has left.
     pub(crate) left: Arc<tokio::sync::Notify>,
+    /// Sessions that were logged out before they were deleted.
+    pub(crate) logouts: Mutex<Vec<SessionName>>,
     /// The next creation fails after its commit.
     pub(crate) dies_after_commit: AtomicBool,
     store: OnceLock<Store>,
@@ -125,14 +127,23 @@ impl Sessions for Obedient {
         &self,
         workspace: &WorkspaceStore,
         session: &SessionName,
-        expected: Option<&str>,
+        deletion: Deletion<'_>,
         remember: &Remember<()>,
     ) -> Result<(), ApiError> {
+        if deletion.logout {
+            self.logouts.lock().unwrap().push(session.clone());
+        }
         let sessions = workspace.sessions();
         sessions
-            .delete_once(&session.session, expected, remember)
+            .delete_once(&session.session, deletion.expected, remember)
             .await?;
         self.live.lock().unwrap().remove(session);
+        Ok(())
+    }
+
+    async fn release(&self, workspace: &WorkspaceId) -> Result<(), ApiError> {
+        let mut live = self.live.lock().unwrap();
+        live.retain(|name, _| name.workspace != *workspace);
         Ok(())
     }
 

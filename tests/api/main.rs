@@ -7,10 +7,15 @@
 )]
 
 mod access;
+mod administration;
+mod contract;
 mod harness;
+mod json;
+mod listing;
 mod messages;
 mod pull;
 mod requests;
 mod serving;
 mod sessions;
+mod tls;
 mod watch;

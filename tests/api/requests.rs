@@ -247,6 +247,7 @@ async fn pages_cover_everything_once() {
                 parent: "workspaces/default".to_owned(),
                 page_size: 3,
                 page_token,
+                ..Default::default()
             })
             .await
             .unwrap()

@@ -88,7 +88,7 @@ pub(in crate::api) fn read_recipient(to: Option<pb::Recipient>) -> Result<Person
             phone: Some(phone::normalise("to.phone", &typed)?),
             ..Person::default()
         }),
-        Some(Recipient::Jid(jid)) => read_jid(jid),
+        Some(Recipient::Jid(jid)) => read_jid("to.jid", jid),
         None => Err(ApiError::field(
             "to",
             "is required: give `phone` (such as +234 803 123 4567) or `jid`",
@@ -96,12 +96,75 @@ pub(in crate::api) fn read_recipient(to: Option<pb::Recipient>) -> Result<Person
     }
 }
 
-fn read_jid(jid: String) -> Result<Person, ApiError> {
+/// A name of a person or group to look for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct Chat(Person);
+
+/// Reads whom to look for: a phone number, or an id that this API gave out.
+pub(in crate::api) fn read_chat(field: &'static str, text: &str) -> Result<Chat, ApiError> {
+    if text.contains('@') {
+        return read_jid(field, text.to_owned()).map(Chat);
+    }
+    let phone = phone::normalise(field, text)?;
+    // WhatsApp's id of a phone number is its digits.
+    let digits = phone.trim_start_matches('+');
+    Ok(Chat(Person {
+        pn_jid: Some(format!("{digits}@s.whatsapp.net")),
+        phone: Some(phone),
+        ..Person::default()
+    }))
+}
+
+impl Chat {
+    /// Whether this is one of `person`'s names.
+    pub(in crate::api) fn is_one_of(&self, person: &Person) -> bool {
+        let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        same(&self.0.phone, &person.phone)
+            || same(&self.0.pn_jid, &person.pn_jid)
+            || same(&self.0.lid, &person.lid)
+            || same(&self.0.provider_id, &person.provider_id)
+    }
+}
+
+/// Reads the states a listing asks for.
+pub(in crate::api) fn read_states(
+    field: &'static str,
+    numbers: &[i32],
+) -> Result<Vec<MessageState>, ApiError> {
+    let known = |number: &i32| {
+        let named = pb::MessageState::try_from(*number).ok();
+        named.and_then(read_state).ok_or_else(|| {
+            ApiError::field(
+                field,
+                format!("{number} is not a state: use QUEUED, SENDING, SENT, DELIVERED, READ, PLAYED, FAILED, EXPIRED, CANCELED or UNKNOWN"),
+            )
+        })
+    };
+    numbers.iter().map(known).collect()
+}
+
+fn read_state(named: pb::MessageState) -> Option<MessageState> {
+    Some(match named {
+        pb::MessageState::Unspecified => return None,
+        pb::MessageState::Queued => MessageState::Queued,
+        pb::MessageState::Sending => MessageState::Sending,
+        pb::MessageState::Sent => MessageState::Sent,
+        pb::MessageState::Delivered => MessageState::Delivered,
+        pb::MessageState::Read => MessageState::Read,
+        pb::MessageState::Played => MessageState::Played,
+        pb::MessageState::Failed => MessageState::Failed,
+        pb::MessageState::Expired => MessageState::Expired,
+        pb::MessageState::Canceled => MessageState::Canceled,
+        pb::MessageState::Unknown => MessageState::Unknown,
+    })
+}
+
+fn read_jid(field: &'static str, jid: String) -> Result<Person, ApiError> {
     let server = jid.split_once('@').map(|(_, server)| server);
     let printable = jid.chars().all(|c| c.is_ascii_graphic());
     let (Some(server), true, true) = (server, printable, jid.len() <= MAX_JID) else {
         return Err(ApiError::field(
-            "to.jid",
+            field,
             "must be an id that this API gave out, such as 15551234567@s.whatsapp.net, 1234@lid or a group's; for a phone number use `phone`",
         ));
     };
@@ -163,6 +226,38 @@ mod tests {
         for bad in ["", "15551234567", "a b@lid", &"x".repeat(200)] {
             assert!(jid(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_chat_is_found_under_each_of_its_names() {
+        let person = Person {
+            phone: Some("+15551234567".to_owned()),
+            lid: Some("7@lid".to_owned()),
+            ..Person::default()
+        };
+        for name in ["+1 555 123 4567", "7@lid"] {
+            assert!(
+                read_chat("chat", name).unwrap().is_one_of(&person),
+                "{name}"
+            );
+        }
+        for name in ["+15551234568", "8@lid", "7@g.us"] {
+            assert!(
+                !read_chat("chat", name).unwrap().is_one_of(&person),
+                "{name}"
+            );
+        }
+        assert!(read_chat("chat", "bob").is_err());
+    }
+
+    #[test]
+    fn every_state_reads_back_as_itself() {
+        for number in 1..=10 {
+            let read = read_states("states", &[number]).unwrap();
+            assert_eq!(i32::from(state(read[0])), number);
+        }
+        assert!(read_states("states", &[0]).is_err());
+        assert!(read_states("states", &[11]).is_err());
     }
 
     #[test]

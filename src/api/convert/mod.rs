@@ -5,7 +5,9 @@ mod message;
 mod session;
 
 pub(super) use event::{event, event_type, read_event_types};
-pub(super) use message::{content, message, read_priority, read_recipient, state};
+pub(super) use message::{
+    content, message, read_chat, read_priority, read_recipient, read_states, state,
+};
 pub(super) use session::session;
 
 use crate::domain::clock::Timestamp;

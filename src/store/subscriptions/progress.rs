@@ -6,9 +6,10 @@ use crate::domain::clock::Timestamp;
 use crate::domain::ids::SubscriptionId;
 use crate::store::acks::{self, Chunk, Confirmed};
 use crate::store::engine::{Revision, Scan, Urgency};
-use crate::store::errors::StoreError;
+use crate::store::errors::{LookupError, StoreError};
 use crate::store::key::{Kind, trailing_u64};
 use crate::store::page::{Page, PageRequest, PageToken};
+use crate::store::requests::Remember;
 use crate::store::scope::{Scope, Txn, TxnError};
 use crate::store::workspace::WorkspaceStore;
 use bytes::Bytes;
@@ -270,6 +271,28 @@ impl Progress {
         let mut txn = Txn::new(self.scope().engine.clone());
         txn.delete(self.key(Kind::Dead, revision));
         finish(txn).await
+    }
+
+    /// Forgets a dead letter and remembers the answer to the request, in one commit.
+    ///
+    /// # Errors
+    /// [`LookupError::NotFound`] when there is no such dead letter.
+    pub async fn discard_dead_letter_once(
+        &self,
+        revision: Revision,
+        remember: &Remember<()>,
+    ) -> Result<(), LookupError> {
+        let _guard = self.lock.lock().await;
+        let mut txn = Txn::new(self.scope().engine.clone());
+        let key = self.key(Kind::Dead, revision);
+        if txn.raw(&key).await?.is_none() {
+            return Err(LookupError::NotFound {
+                what: format!("dead letter {revision}"),
+            });
+        }
+        txn.delete(key);
+        remember.put_in(&mut txn, &())?;
+        Ok(finish(txn).await?)
     }
 }
 
