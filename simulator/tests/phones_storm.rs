@@ -7,14 +7,18 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 use support::{Device, PATIENCE, person, simulator};
-use trunkline_simulator::{Account, Fault, FaultSpec, FaultTarget, Simulator};
+use trunkline_simulator::{Account, Fact, Fault, FaultSpec, FaultTarget, Simulator};
 use wacore_binary::Jid;
 
 const STEPS: usize = 60;
+/// A message that could not be opened this often is given up by both sides, as by official clients;
+/// in a storm that happens to one in thousands.
+const TRIES: usize = 5;
 
 fn order(simulator: &Simulator, owner: &Account, fault: Fault, times: Option<u32>) {
     simulator
@@ -24,6 +28,35 @@ fn order(simulator: &Simulator, owner: &Account, fault: Fault, times: Option<u32
             times,
         })
         .unwrap();
+}
+
+/// Whether `holds` becomes true in time.
+async fn eventually(holds: impl Fn() -> bool) -> bool {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        if tokio::time::Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    true
+}
+
+/// How often a message left for a device.
+fn deliveries(simulator: &Simulator, wanted: &str, device: &str) -> usize {
+    let ledger = simulator.ledger();
+    let of = ledger.facts().filter(
+        |fact| matches!(fact, Fact::Delivered { id, to, .. } if id == wanted && to == device),
+    );
+    of.count()
+}
+
+/// Everything the ledger says about a message.
+fn about(simulator: &Simulator, id: &str) -> String {
+    let ledger = simulator.ledger();
+    let facts = ledger.entries().iter().map(|entry| format!("{entry:?}"));
+    let facts: Vec<String> = facts.filter(|fact| fact.contains(id)).collect();
+    facts.join("\n")
 }
 
 async fn storm(seed: u64) {
@@ -56,6 +89,7 @@ async fn storm(seed: u64) {
                 attempted.insert(text);
             }
             75..80 => order(&simulator, &owner, Fault::Duplicate, Some(2)),
+            80..85 => order(&simulator, &owner, Fault::Reorder, Some(1)),
             85..90 => who.lose_sessions(),
             90..93 => owner.lose_sessions(),
             _ => {
@@ -67,15 +101,24 @@ async fn storm(seed: u64) {
     }
     simulator.clear_faults();
 
-    for (_, text) in &written {
-        device.text(text).await;
-    }
     let (phone, number) = (owner.phone(), owner.devices()[0].device);
+    let mut given_up = 0;
+    for (id, text) in &written {
+        let arrived = || device.committed().iter().any(|(_, t)| t == text);
+        let over = || {
+            let settled = simulator.look(|truth| truth.backlog(&phone, number) == 0);
+            settled && deliveries(&simulator, id, &format!("{phone}:{number}")) >= TRIES
+        };
+        assert!(
+            eventually(|| arrived() || over()).await,
+            "seed {seed}: {text:?} was lost; {id} in the ledger:\n{}",
+            about(&simulator, id)
+        );
+        given_up += usize::from(!arrived());
+    }
+    assert!(given_up <= 1, "seed {seed}: {given_up} messages given up");
     let drained = simulator.wait_until(|truth| truth.backlog(&phone, number) == 0, PATIENCE);
     assert!(drained.await.is_ok(), "the queue drains");
-    let got = device.texts();
-    let distinct: BTreeSet<_> = got.iter().cloned().collect();
-    assert!(distinct.is_superset(&written));
 
     for account in people.iter().chain([&owner]) {
         let violations = account.violations();
@@ -97,7 +140,17 @@ async fn storm(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn storms_lose_nothing_people_write_and_show_nothing_twice() {
-    for seed in 1..=8 {
+    for seed in 1..=12 {
+        storm(seed).await;
+    }
+}
+
+/// For hunting: `cargo test --test phones_storm -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn many_storms() {
+    let first = std::env::var("STORM_SEED").map_or(13, |seed| seed.parse().unwrap());
+    for seed in first..first + 300 {
         storm(seed).await;
     }
 }

@@ -23,7 +23,8 @@ use wacore::net::{
     TransportFactory,
 };
 use wacore::store::in_memory::InMemoryBackend;
-use wacore::types::events::{ChannelEventHandler, Event, Subscription};
+use wacore::types::events::{ChannelEventHandler, Event, InboundMessage, Subscription};
+use whatsapp_rust::InboundDurabilityHook;
 use whatsapp_rust::bytes::Bytes;
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::{Client, ClientBuilder, async_channel, async_trait};
@@ -119,11 +120,36 @@ impl HttpClient for NoHttp {
     }
 }
 
+/// Texts, as `(id, text)`, before the client acknowledged them.
+type Committed = Arc<Mutex<Vec<(String, String)>>>;
+
+/// The library reports a message after it has acknowledged it, if the connection lasts that long;
+/// only what its hook was given is certain to be known.
+struct Hook {
+    committed: Committed,
+}
+
+#[async_trait]
+impl InboundDurabilityHook for Hook {
+    async fn on_messages(
+        &self,
+        _: Arc<Client>,
+        batch: &[InboundMessage],
+    ) -> Result<(), anyhow::Error> {
+        let texts = batch
+            .iter()
+            .filter_map(|inbound| Some((inbound.info.id.clone(), text(inbound)?)));
+        self.committed.lock().unwrap().extend(texts);
+        Ok(())
+    }
+}
+
 /// One library client and everything it reported.
 pub struct Device {
     pub client: Arc<Client>,
     seen: watch::Receiver<usize>,
     events: Arc<Mutex<Vec<Arc<Event>>>>,
+    committed: Committed,
     _subscription: Subscription,
     /// Connection attempts, started and finished.
     started: AtomicU64,
@@ -140,6 +166,10 @@ impl Device {
     pub async fn with_prekeys(url: String, prekeys: usize) -> Self {
         let backend = Arc::new(InMemoryBackend::new());
         let persistence = Arc::new(PersistenceManager::new(backend).await.unwrap());
+        let committed = Committed::default();
+        let hook = Hook {
+            committed: Arc::clone(&committed),
+        };
         let build = ClientBuilder::new()
             .with_runtime(whatsapp_rust::TokioRuntime)
             .with_persistence_manager(persistence)
@@ -147,6 +177,7 @@ impl Device {
             .with_http_client(NoHttp)
             .with_version_override((2, 3000, 1_030_000_000))
             .with_skip_history_sync(true)
+            .with_inbound_durability_hook_arc(Arc::new(hook))
             .with_wanted_pre_key_count(prekeys)
             .build()
             .await
@@ -170,6 +201,7 @@ impl Device {
             client,
             seen,
             events,
+            committed,
             _subscription: subscription,
             started: AtomicU64::new(0),
             finished: watch::Sender::new(0),
@@ -258,6 +290,12 @@ impl Device {
             .collect()
     }
 
+    /// All texts that were durable before they were acknowledged, as `(id, text)`; a redelivery is
+    /// listed again.
+    pub fn committed(&self) -> Vec<(String, String)> {
+        self.committed.lock().unwrap().clone()
+    }
+
     /// Waits for a text.
     pub async fn text(&self, wanted: &str) -> String {
         self.event(|event| match event {
@@ -305,7 +343,7 @@ impl Device {
     }
 }
 
-fn text(inbound: &wacore::types::events::InboundMessage) -> Option<String> {
+fn text(inbound: &InboundMessage) -> Option<String> {
     inbound.message.conversation.clone().or_else(|| {
         inbound
             .message
