@@ -6,7 +6,7 @@ use wacore_binary::Jid;
 
 use crate::core::Core;
 use crate::directory::{AccountId, DeviceKey};
-use crate::hub::{PeopleError, ScanFailure};
+use crate::hub::{CodeFailure, PeopleError, ScanFailure, typed};
 use crate::phone::{Inbound, Outbound, Undecryptable, Violation};
 use crate::simulator::DeviceInfo;
 
@@ -98,6 +98,25 @@ impl Account {
     /// the link is complete when the client has answered (`Fact::Paired`).
     pub fn scan_qr(&self, qr: &str) -> Result<u16, ScanFailure> {
         self.core.with(|hub| hub.scan(self.id, qr))
+    }
+
+    /// Types the pairing code that a client shows for this number. The client is told that a phone
+    /// answers; whether the code was the right one is known when it has answered
+    /// (`Fact::CodeAccepted`, then `Fact::Paired`, or `Fact::CodeRefused`). Deriving keys from a code
+    /// takes a good part of a second of CPU on the calling thread.
+    pub fn enter_code(&self, code: &str) -> Result<(), CodeFailure> {
+        let code = typed(code).ok_or(CodeFailure::Malformed)?;
+        let challenge = self.core.with(|hub| hub.challenge(self.id))?;
+        // Without the lock: nobody else has to wait for the derivation.
+        let (reference, hello) = challenge.enter(&code);
+        self.core
+            .with(|hub| hub.primary_hello(self.id, &reference, hello))
+    }
+
+    /// Whether the account demands its passkey before it links a device. Clients are asked for it and
+    /// are not linked: this simulator has no authenticator.
+    pub fn demand_passkey(&self, demanded: bool) {
+        self.core.with(|hub| hub.set_passkey(self.id, demanded));
     }
 
     /// Writes a text to a phone number. Returns the message id.

@@ -36,6 +36,12 @@ pub enum Fault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expire: Option<u64>,
     },
+    /// Requests for a pairing code are answered with this error. The clients that make them are not
+    /// linked, so only `all` covers them.
+    RefuseCode {
+        /// 400, 403, 429 (asked too often), 452 (not for this account) or 500.
+        error: u16,
+    },
     /// Everything the server sends leaves late by this many milliseconds, in order.
     Delay {
         /// Milliseconds.
@@ -69,6 +75,7 @@ impl Fault {
             Self::Replaced => "replaced",
             Self::XmlNotWellFormed => "xml_not_well_formed",
             Self::ConnectFailure { .. } => "connect_failure",
+            Self::RefuseCode { .. } => "refuse_code",
             Self::Delay { .. } => "delay",
             Self::WithholdAcks => "withhold_acks",
             Self::Nack { .. } => "nack",

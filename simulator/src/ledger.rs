@@ -39,6 +39,47 @@ pub enum Fact {
         /// The device number that was offered.
         device: String,
     },
+    /// An unlinked client asked for a pairing code to be typed on a phone.
+    CodeRequested {
+        /// Connection number.
+        connection: u64,
+        /// The phone's number, digits only.
+        phone: String,
+    },
+    /// A person typed a code; the waiting client was told (`primary_hello`). Whether it was the
+    /// right one shows in the client's answer.
+    CodeEntered {
+        /// Connection number.
+        connection: u64,
+        /// The phone's number, digits only.
+        phone: String,
+    },
+    /// The client's answer opened under the code; `<pair-success>` was sent.
+    CodeAccepted {
+        /// Connection number.
+        connection: u64,
+        /// The device number that was offered.
+        device: String,
+    },
+    /// A request for a code, or an attempt to link by it, came to nothing.
+    CodeRefused {
+        /// Connection number.
+        connection: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The client was told that its code is void and to ask for another (`refresh_code`).
+    CodeVoided {
+        /// Connection number.
+        connection: u64,
+    },
+    /// The client was asked for the account's passkey instead of being linked.
+    PasskeyDemanded {
+        /// Connection number.
+        connection: u64,
+        /// The account's phone number, digits only.
+        phone: String,
+    },
     /// The client proved the link; the device exists from here on.
     Paired {
         /// The new device.

@@ -42,7 +42,7 @@ mod wire;
 pub use account::{Account, NewAccount, NewAccountError};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use faults::{Fault, FaultSpec, FaultTarget};
-pub use hub::{Census, PeopleError, ScanFailure};
+pub use hub::{Census, CodeFailure, PeopleError, ScanFailure};
 pub use ledger::{Entry, Fact, Ledger};
 pub use noise::NoisePattern;
 pub use phone::{Inbound, Outbound, Undecryptable, Violation, ViolationKind};

@@ -237,3 +237,34 @@ async fn a_conversation_by_command_line() {
     assert_eq!(daemon.stop().await, Some(0));
     simulator.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_linked_by_a_code_on_the_command_line() {
+    let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
+    let phone = simulator
+        .create_account(NewAccount::new(NUMBER, "Shop"))
+        .unwrap();
+    let mut daemon = Daemon::prepare(&simulator.ws_url(), "");
+    daemon.start().await;
+    let mut pair = daemon
+        .trunkline()
+        .args(["pair", "--code", "+234 803 000 0001"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(pair.stdout.take().unwrap()).lines();
+    let mut last = String::new();
+    for line in lines {
+        last = line.unwrap();
+        if let Some((_, code)) = last
+            .strip_prefix("code, valid for ")
+            .and_then(|rest| rest.split_once(": "))
+        {
+            phone.enter_code(code).unwrap();
+        }
+    }
+    assert!(pair.wait().unwrap().success());
+    assert_eq!(last, format!("linked: session main is {NUMBER}"));
+    assert_eq!(daemon.stop().await, Some(0));
+    simulator.shutdown().await;
+}

@@ -79,3 +79,25 @@ async fn it_sends_again_to_phones_that_lost_their_sessions() {
     assert!(retries(&customer) > 0 && retries(&shop) > 0);
     world.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_pairs_by_code_and_talks_to_a_phone() {
+    let world = World::new().await;
+    let mut baileys = world.baileys_linked_by_code(&world.shop, "shop").await;
+    let (shop, customer) = (world.shop.phone(), world.customer.phone());
+    let sent = baileys
+        .ask(
+            "sendText",
+            json!({ "jid": jid(&customer), "text": "linked by code" }),
+        )
+        .await;
+    let id = sent["key"]["id"].as_str().unwrap().to_owned();
+    world
+        .until("the customer sees it", |truth| {
+            truth.inbox(&customer).iter().any(|m| m.id == id)
+        })
+        .await;
+    world.customer.send_text(&shop, "well done").unwrap();
+    baileys.event("message", is_text("well done")).await;
+    world.assert_clean();
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use trunkline_simulator::{Account, Fact, NewAccount, Simulator, SimulatorConfig, Truth};
 
@@ -52,6 +52,30 @@ impl World {
         let mut peer = self.baileys(name).await;
         let qr = peer.event("qr", |_| true).await;
         account.scan_qr(qr["payload"].as_str().unwrap()).unwrap();
+        Self::opened(&mut peer).await;
+        peer
+    }
+
+    /// A Baileys that was linked to this account by the code it shows and is open.
+    pub(crate) async fn baileys_linked_by_code(&self, account: &Account, name: &str) -> Peer {
+        let mut peer = self.baileys(name).await;
+        peer.event("qr", |_| true).await;
+        let phone = account.phone();
+        let shown = peer.ask("requestCode", json!({ "phone": phone })).await;
+        // Baileys does not wait for the server's answer.
+        self.until("the code is known to the server", |truth| {
+            truth
+                .ledger()
+                .facts()
+                .any(|fact| matches!(fact, Fact::CodeRequested { phone: of, .. } if *of == phone))
+        })
+        .await;
+        account.enter_code(shown["code"].as_str().unwrap()).unwrap();
+        Self::opened(&mut peer).await;
+        peer
+    }
+
+    async fn opened(peer: &mut Peer) {
         let restart = peer.event("close", |_| true).await;
         assert_eq!(restart["code"], 515, "after pairing: {restart}");
         peer.event("open", |_| true).await;
@@ -59,7 +83,6 @@ impl World {
         peer.event("history", |e| e["type"] == "INITIAL_BOOTSTRAP")
             .await;
         peer.event("synced", |_| true).await;
-        peer
     }
 
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Truth<'_>) -> bool) {

@@ -77,10 +77,39 @@ pub(crate) enum Paired {
 
 /// Links a session; `scan` is given each QR payload.
 pub(crate) async fn pair(channel: &Channel, id: &str, mut scan: impl FnMut(&str)) -> Paired {
+    follow_pairing(channel, id, "", |step| {
+        if let Step::Qr(qr) = step {
+            scan(&qr.payload);
+        }
+    })
+    .await
+}
+
+/// Links a session by a code for this number; `enter` is given each code.
+pub(crate) async fn pair_by_code(
+    channel: &Channel,
+    id: &str,
+    phone: &str,
+    mut enter: impl FnMut(&str),
+) -> Paired {
+    follow_pairing(channel, id, phone, |step| match step {
+        Step::Code(code) => enter(&code.code),
+        Step::Qr(_) => panic!("a QR was shown in a pairing by code"),
+        _ => {}
+    })
+    .await
+}
+
+async fn follow_pairing(
+    channel: &Channel,
+    id: &str,
+    phone: &str,
+    mut show: impl FnMut(&Step),
+) -> Paired {
     let request = pb::PairSessionRequest {
         name: session_name(id),
         request_id: request_id(),
-        phone: String::new(),
+        phone: phone.to_owned(),
     };
     let mut sessions = SessionServiceClient::new(channel.clone());
     let mut steps = match sessions.pair_session(request).await {
@@ -90,10 +119,10 @@ pub(crate) async fn pair(channel: &Channel, id: &str, mut scan: impl FnMut(&str)
     loop {
         match steps.message().await {
             Ok(Some(response)) => match response.step {
-                Some(Step::Qr(qr)) => scan(&qr.payload),
                 Some(Step::Succeeded(_)) => return Paired::Linked,
                 Some(Step::Failed(failed)) => return Paired::Failed(failed),
-                Some(Step::Code(_)) | None => {}
+                Some(step) => show(&step),
+                None => {}
             },
             Ok(None) => return Paired::Broken(Status::unavailable("the stream ended")),
             Err(status) => return Paired::Broken(status),

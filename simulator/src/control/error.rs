@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::account::NewAccountError;
-use crate::hub::{PeopleError, ScanFailure};
+use crate::hub::{CodeFailure, PeopleError, ScanFailure};
 use crate::simulator::FaultError;
 
 /// `{"error": {"field": …, "message": …}}`
@@ -78,7 +78,19 @@ impl From<ScanFailure> for ControlError {
             ScanFailure::UnknownReference
             | ScanFailure::ExpiredReference
             | ScanFailure::ForeignKeys
+            | ScanFailure::PasskeyDemanded
             | ScanFailure::TooManyDevices(_) => Self::new(StatusCode::CONFLICT, "qr", error),
+        }
+    }
+}
+
+impl From<CodeFailure> for ControlError {
+    fn from(error: CodeFailure) -> Self {
+        match error {
+            CodeFailure::Malformed => Self::bad("code", error),
+            CodeFailure::NotRequested | CodeFailure::Expired | CodeFailure::TooManyDevices(_) => {
+                Self::new(StatusCode::CONFLICT, "code", error)
+            }
         }
     }
 }

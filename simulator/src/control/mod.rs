@@ -5,6 +5,8 @@
 //! | `POST /accounts {phone, name}` | creates a person |
 //! | `GET /accounts`, `GET /accounts/{phone}` | people, their LIDs and devices |
 //! | `POST /accounts/{phone}/scan {qr}` | scans a QR: links the client that shows it |
+//! | `POST /accounts/{phone}/code {code}` | types a pairing code; the ledger tells whether it was right |
+//! | `POST /accounts/{phone}/passkey {demanded}` | whether linking demands the account's passkey |
 //! | `POST /accounts/{phone}/messages {to, text}` | sends a text from the phone |
 //! | `GET /accounts/{phone}/messages` | what the phone has shown |
 //! | `GET /accounts/{phone}/sent` | what the account has sent, from any device |
@@ -45,6 +47,8 @@ pub(crate) fn router(core: Arc<Core>, tls_root: Option<String>) -> Router {
         .route("/accounts", post(people::create).get(people::list))
         .route("/accounts/{phone}", get(people::get))
         .route("/accounts/{phone}/scan", post(people::scan))
+        .route("/accounts/{phone}/code", post(people::code))
+        .route("/accounts/{phone}/passkey", post(people::passkey))
         .route(
             "/accounts/{phone}/messages",
             post(people::send).get(people::inbox),

@@ -74,6 +74,40 @@ pub(super) async fn scan(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Code {
+    code: String,
+}
+
+pub(super) async fn code(
+    State(control): State<Control>,
+    Path(phone): Path<String>,
+    Body(typed): Body<Code>,
+) -> Answer {
+    let account = control.account(&phone)?;
+    // Key derivation: too long for the executor's threads.
+    tokio::task::spawn_blocking(move || account.enter_code(&typed.code))
+        .await
+        .map_err(|error| ControlError::new(StatusCode::INTERNAL_SERVER_ERROR, "code", error))??;
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Passkey {
+    demanded: bool,
+}
+
+pub(super) async fn passkey(
+    State(control): State<Control>,
+    Path(phone): Path<String>,
+    Body(passkey): Body<Passkey>,
+) -> Answer {
+    control.account(&phone)?.demand_passkey(passkey.demanded);
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Text {
     to: String,
     text: String,

@@ -68,7 +68,7 @@ impl Hub {
             if let Some(refusal) = self.ordered_refusal(None) {
                 return self.refuse(id, "unlinked", &refusal);
             }
-            match super::pairing::NewDevice::parse(registration, arrival.client_static) {
+            match super::new_device::NewDevice::parse(registration, arrival.client_static) {
                 Ok(registration) => self.start_pairing(id, registration),
                 Err(reason) => {
                     self.protocol_error(id, format!("pairing registration: {reason}"));

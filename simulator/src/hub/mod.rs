@@ -10,12 +10,15 @@ mod delivery;
 mod fault_orders;
 mod iq;
 mod keys;
+mod link_code;
 mod login;
 mod mailbox;
 mod message;
 mod network;
+mod new_device;
 mod notify;
 mod pairing;
+mod passkey;
 mod people;
 mod presence;
 mod receipt;
@@ -32,6 +35,8 @@ use rand_chacha::ChaCha20Rng;
 use wacore_binary::{Jid, Node};
 
 pub(crate) use connection::{ConnectionId, Outgoing};
+pub use link_code::CodeFailure;
+pub(crate) use link_code::typed;
 pub(crate) use login::Arrival;
 pub(crate) use people::NewPerson;
 pub use people::{PeopleError, ScanFailure};
@@ -72,6 +77,8 @@ pub(crate) struct Hub {
     mailboxes: HashMap<DeviceKey, Mailbox>,
     /// Open pairing references.
     references: HashMap<String, pairing::Reference>,
+    /// The client that waits for a code to be typed on this account's phone.
+    codes: HashMap<AccountId, link_code::CodeRequest>,
     /// Who has exchanged messages with whom: they hear about each other's devices.
     acquainted: HashMap<AccountId, BTreeSet<AccountId>>,
     app_state: HashMap<AccountId, appstate::Collections>,
@@ -114,6 +121,7 @@ impl Hub {
             online: HashMap::new(),
             mailboxes: HashMap::new(),
             references: HashMap::new(),
+            codes: HashMap::new(),
             acquainted: HashMap::new(),
             app_state: HashMap::new(),
             subscriptions: HashMap::new(),

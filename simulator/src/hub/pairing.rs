@@ -1,18 +1,20 @@
-//! Linking a new device by QR.
+//! Linking a new device: the QR references, the offer after a scan or a code, the client's answer.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rand::Rng as _;
 use wacore_binary::Node;
 use wacore_binary::builder::NodeBuilder;
-use waproto::whatsapp::client_payload::DevicePairingRegistrationData;
+use waproto::buffa::Message as _;
+use waproto::whatsapp::ClientPairingProps;
 
-use super::Hub;
 use super::connection::{ConnectionId, State, stream_error};
+use super::new_device::NewDevice;
 use super::people::ScanFailure;
-use crate::directory::{AccountId, Device, DeviceKey, KeyPool};
+use super::{Hub, link_code, passkey};
+use crate::directory::{AccountId, Device, DeviceKey};
 use crate::ledger::Fact;
-use crate::phone::SignedPreKeyPart;
+use crate::phone::SignedLink;
 use crate::wire::{self, Addressing};
 
 const REFERENCES: usize = 6;
@@ -25,7 +27,7 @@ const PAIRING_REFUSED: u16 = 401;
 
 /// A connection that waits for a scan, or for the client's answer to one.
 pub(super) struct Pairing {
-    applicant: NewDevice,
+    pub(super) applicant: NewDevice,
     offer: Option<Offer>,
 }
 
@@ -43,60 +45,11 @@ pub(super) struct Reference {
     expires: u64,
 }
 
-/// `DevicePairingRegistrationData`, checked.
-pub(super) struct NewDevice {
-    noise_public: [u8; 32],
-    registration_id: u32,
-    identity: [u8; 32],
-    signed: SignedPreKeyPart,
-}
-
 impl Pairing {
     /// The device a phone has offered and the client has not confirmed.
     pub(super) fn offered(&self) -> Option<DeviceKey> {
         self.offer.as_ref().map(|offer| offer.device)
     }
-}
-
-impl NewDevice {
-    pub(super) fn parse(
-        data: &DevicePairingRegistrationData,
-        noise_public: [u8; 32],
-    ) -> Result<Self, String> {
-        let number = |bytes: &Option<Vec<u8>>, name: &str| {
-            wire::big_endian(bytes.as_deref().unwrap_or_default())
-                .ok_or_else(|| format!("{name} is not a number of 1 to 4 bytes"))
-        };
-        if data.e_keytype.as_deref() != Some(&[5]) {
-            return Err("eKeytype is not 5".to_owned());
-        }
-        if data.build_hash.as_ref().map(Vec::len) != Some(16) {
-            return Err("buildHash is not 16 bytes".to_owned());
-        }
-        let applicant = Self {
-            noise_public,
-            registration_id: number(&data.e_regid, "eRegid")?,
-            identity: array(data.e_ident.as_deref(), "eIdent")?,
-            signed: SignedPreKeyPart {
-                id: number(&data.e_skey_id, "eSkeyId")?,
-                public: array(data.e_skey_val.as_deref(), "eSkeyVal")?,
-                signature: array(data.e_skey_sig.as_deref(), "eSkeySig")?,
-            },
-        };
-        applicant.pool()?;
-        Ok(applicant)
-    }
-
-    fn pool(&self) -> Result<KeyPool, String> {
-        KeyPool::new(self.registration_id, self.identity, self.signed.clone())
-            .map_err(|e| e.to_string())
-    }
-}
-
-fn array<const N: usize>(bytes: Option<&[u8]>, name: &str) -> Result<[u8; N], String> {
-    bytes
-        .and_then(|b| b.try_into().ok())
-        .ok_or_else(|| format!("{name} is not {N} bytes"))
 }
 
 impl Hub {
@@ -137,9 +90,11 @@ impl Hub {
         self.references.retain(|_, r| r.connection != id);
     }
 
-    /// The client is gone: its references are void, and a link it has not confirmed never was.
+    /// The client is gone: its references and codes are void, and a link it has not confirmed never
+    /// was.
     pub(super) fn abandon_pairing(&mut self, id: ConnectionId, offered: Option<DeviceKey>) {
         self.forget_references(id);
+        self.forget_code(id);
         if let Some(device) = offered {
             self.cancel_offer(device, "the client left before it confirmed the link");
         }
@@ -167,40 +122,60 @@ impl Hub {
         }
         let number = self.directory.account_mut(account).reserve_device();
         let scan = self.people[account.0].phone.scan_qr(qr, number, now)?;
-        let Some(reference) = known else {
+        let Some(connection) = known.map(|reference| reference.connection) else {
             return Err(ScanFailure::UnknownReference);
         };
-        let device = DeviceKey {
-            account,
-            device: number,
-        };
-        let stanza = self.stanza_id();
-        let Some(State::Pairing(pairing)) = self
-            .connections
-            .get_mut(&reference.connection)
-            .map(|connection| &mut connection.state)
-        else {
+        let Some(applicant) = self.applicant(connection) else {
             return Err(ScanFailure::UnknownReference);
         };
-        let applicant = &pairing.applicant;
         if applicant.noise_public != scan.noise_pub || applicant.identity != scan.identity_pub {
             self.people[account.0].phone.unlink(number);
             return Err(ScanFailure::ForeignKeys);
         }
-        pairing.offer = Some(Offer {
-            device,
-            key_index: scan.key_index,
-            stanza: stanza.clone(),
-        });
-        self.forget_references(reference.connection);
+        let device = DeviceKey {
+            account,
+            device: number,
+        };
+        if self.demands_passkey(account) {
+            self.people[account.0].phone.unlink(number);
+            self.demand_passkey(connection, account);
+            return Err(ScanFailure::PasskeyDemanded);
+        }
         let fact = Fact::Scanned {
-            connection: reference.connection.0,
+            connection: connection.0,
             device: self.label(device),
         };
         self.record(fact);
-        let success = self.pair_success(device, scan.device_identity);
-        self.transmit(reference.connection, md_push(&stanza, success));
+        let link = SignedLink {
+            device_identity: scan.device_identity,
+            key_index: scan.key_index,
+        };
+        self.offer(connection, device, link);
         Ok(number)
+    }
+
+    /// The client that waits for a link on this connection.
+    pub(super) fn applicant(&self, id: ConnectionId) -> Option<&NewDevice> {
+        match &self.connections.get(&id)?.state {
+            State::Pairing(pairing) => Some(&pairing.applicant),
+            _ => None,
+        }
+    }
+
+    /// Tells a waiting client that a phone has signed it in; it has to answer with its own signature.
+    pub(super) fn offer(&mut self, id: ConnectionId, device: DeviceKey, link: SignedLink) {
+        let stanza = self.stanza_id();
+        if let Some(State::Pairing(pairing)) = self.connections.get_mut(&id).map(|c| &mut c.state) {
+            pairing.offer = Some(Offer {
+                device,
+                key_index: link.key_index,
+                stanza: stanza.clone(),
+            });
+        }
+        self.forget_references(id);
+        self.forget_code(id);
+        let success = self.pair_success(device, link.device_identity);
+        self.transmit(id, md_push(&stanza, success));
     }
 
     fn pair_success(&self, device: DeviceKey, device_identity: Vec<u8>) -> Node {
@@ -215,6 +190,7 @@ impl Hub {
                     .attr("lid", self.address(device, Addressing::Lid))
                     .build(),
                 NodeBuilder::new("platform").attr("name", "android").build(),
+                wire::leaf("client-props", client_props()),
             ])
             .build()
     }
@@ -230,6 +206,12 @@ impl Hub {
             "result" | "error" => self.on_pairing_answer(id, &stanza, &kind, node),
             _ if node.get_optional_child("ping").is_some() => {
                 self.transmit(id, wire::iq_result(&stanza, []));
+            }
+            _ if node.get_optional_child(link_code::TAG).is_some() => {
+                self.on_link_code(id, &stanza, node);
+            }
+            _ if node.get_optional_child(passkey::OPTIONS).is_some() => {
+                self.on_passkey_options(id, &stanza);
             }
             _ => {
                 let what = node.children().and_then(<[Node]>::first);
@@ -302,6 +284,15 @@ impl Hub {
         };
         self.record(fact);
     }
+}
+
+/// What the phone says about the account: its chats are addressed by LID, as all accounts' are by now.
+fn client_props() -> Vec<u8> {
+    ClientPairingProps {
+        is_chat_db_lid_migrated: Some(true),
+        ..Default::default()
+    }
+    .encode_to_vec()
 }
 
 fn md_push(id: &str, child: Node) -> Node {

@@ -24,6 +24,8 @@ pub(super) struct Person {
     auto_reply: Option<String>,
     /// Whether the person has the app open.
     pub(super) available: bool,
+    /// Whether the account lets no device in without its passkey.
+    pub(super) passkey: bool,
 }
 
 /// A person to create.
@@ -72,6 +74,9 @@ pub enum ScanFailure {
     /// The account has as many companions as it may have.
     #[error("the account has {0} linked devices, the maximum; unlink one first")]
     TooManyDevices(usize),
+    /// The account is protected by a passkey; the client was asked for it and is not linked.
+    #[error("the account demands a passkey; the client was asked for it")]
+    PasskeyDemanded,
 }
 
 impl Hub {
@@ -107,6 +112,7 @@ impl Hub {
             objections: 0,
             auto_reply: None,
             available: false,
+            passkey: false,
         });
         Ok(id)
     }

@@ -1,8 +1,8 @@
 //! Linking a companion: the phone's half of ADV (Advanced Device Verification).
 //!
-//! The phone reads the QR, signs the companion's identity key with the account key (`06 00`),
-//! wraps the result in an HMAC under the secret from the QR, and later checks the companion's own
-//! signature (`06 01`). The same account key signs the list of valid key indexes (`06 02`).
+//! The phone signs the companion's identity key with the account key (`06 00`), wraps the result in
+//! an HMAC under the secret that the QR (or the exchange in `link_code`) gave both, and later checks
+//! the companion's own signature (`06 01`). The same account key signs the list of valid key indexes (`06 02`).
 //! Prefixes and layouts as verified by clients (`wacore::pair`, `wacore::adv`).
 
 use base64::Engine as _;
@@ -34,6 +34,15 @@ pub struct Scan {
     pub identity_pub: [u8; 32],
     /// The QR's last field: which client shows it.
     pub client_type: String,
+}
+
+/// A companion that the phone signed into the account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedLink {
+    /// Encoded `ADVSignedDeviceIdentityHMAC` for `<pair-success><device-identity>`.
+    pub device_identity: Vec<u8>,
+    /// The companion's key index.
+    pub key_index: u32,
 }
 
 /// Why a QR was not accepted.
@@ -152,9 +161,11 @@ pub(super) struct Companion {
 }
 
 impl Companion {
-    /// Signs the companion of a QR into the account; returns it with the encoded HMAC container.
+    /// Signs the companion with this identity key into the account; returns it with the encoded
+    /// HMAC container under the secret it shares with the phone.
     pub(super) fn sign(
-        qr: &Qr,
+        identity: &[u8; 32],
+        adv_secret: &[u8; 32],
         account: &KeyPair,
         raw_id: u32,
         key_index: u32,
@@ -171,10 +182,7 @@ impl Companion {
         .encode_to_vec();
         let account_signature = account
             .private_key
-            .calculate_signature_for_multipart_message(
-                &[&PREFIX_ACCOUNT, &details, &qr.identity],
-                rng,
-            )
+            .calculate_signature_for_multipart_message(&[&PREFIX_ACCOUNT, &details, identity], rng)
             .map_err(|_| ScanError::Signing)?;
         let signed = wa::ADVSignedDeviceIdentity {
             details: Some(details.clone()),
@@ -183,7 +191,7 @@ impl Companion {
             device_signature: None,
         }
         .encode_to_vec();
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&qr.adv_secret)
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(adv_secret)
             .map_err(|_| ScanError::Signing)?;
         mac.update(&signed);
         let container = wa::ADVSignedDeviceIdentityHMAC {
@@ -194,7 +202,7 @@ impl Companion {
         .encode_to_vec();
         let companion = Self {
             key_index,
-            identity: qr.identity,
+            identity: *identity,
             details,
             account_signature,
             confirmed: false,

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `net` | what a phone asks of the hub, and what it publishes |
 //! | `link` | QR, ADV signing and checking, key index list |
+//! | `link_code` | the exchange behind a pairing code |
 //! | `signal`, `stores` | libsignal over in-memory stores; spent counters |
 //! | `content` | building, padding and reading `Message` |
 //! | `send`, `receive` | messages out and in |
@@ -26,6 +27,7 @@
 
 mod content;
 mod link;
+mod link_code;
 mod net;
 mod peer;
 mod presence;
@@ -47,7 +49,8 @@ use rand_chacha::ChaCha20Rng;
 use sha2::{Digest as _, Sha256};
 use wacore_binary::{Jid, Node};
 
-pub use link::{LinkError, Scan, ScanError};
+pub use link::{LinkError, Scan, ScanError, SignedLink};
+pub use link_code::{CodeEntry, CodeError, KeyBundle, PrimaryHello, WRAPPED};
 pub use net::{
     DeviceEntry, DeviceKeys, Net, OneTimePreKeyPart, PreKeyBundleParts, SignedPreKeyPart,
 };
@@ -165,6 +168,42 @@ impl Phone {
     /// pending one.
     pub fn scan_qr(&mut self, qr: &str, device_id: u16, now: u64) -> Result<Scan, ScanError> {
         let qr = Qr::parse(qr)?;
+        let link = self.sign_in(device_id, &qr.identity, &qr.adv_secret, now)?;
+        Ok(Scan {
+            reference: qr.reference,
+            device_identity: link.device_identity,
+            key_index: link.key_index,
+            noise_pub: qr.noise,
+            identity_pub: qr.identity,
+            client_type: qr.client_type,
+        })
+    }
+
+    /// The person begins to type a pairing code: what the phone contributes to the exchange.
+    pub fn type_code(&mut self) -> CodeEntry {
+        CodeEntry::generate(self.identity(), &mut self.rng)
+    }
+
+    /// Opens the companion's answer to the phone's hello and signs the companion into the account as
+    /// `device_id`, pending like after [`Phone::scan_qr`].
+    pub fn finish_code(
+        &mut self,
+        hello: &PrimaryHello,
+        bundle: &KeyBundle<'_>,
+        device_id: u16,
+        now: u64,
+    ) -> Result<SignedLink, CodeError> {
+        let adv_secret = hello.open(bundle, self.signal.account())?;
+        Ok(self.sign_in(device_id, bundle.companion_identity, &adv_secret, now)?)
+    }
+
+    fn sign_in(
+        &mut self,
+        device_id: u16,
+        identity: &[u8; 32],
+        adv_secret: &[u8; 32],
+        now: u64,
+    ) -> Result<SignedLink, ScanError> {
         if device_id == 0 {
             return Err(ScanError::ReservedDevice);
         }
@@ -177,7 +216,8 @@ impl Phone {
         }
         let key_index = self.current_index + 1;
         let (companion, device_identity) = Companion::sign(
-            &qr,
+            identity,
+            adv_secret,
             self.signal.account(),
             self.raw_id,
             key_index,
@@ -187,13 +227,9 @@ impl Phone {
         self.current_index = key_index;
         self.forget_companion(device_id);
         self.companions.insert(device_id, companion);
-        Ok(Scan {
-            reference: qr.reference,
+        Ok(SignedLink {
             device_identity,
             key_index,
-            noise_pub: qr.noise,
-            identity_pub: qr.identity,
-            client_type: qr.client_type,
         })
     }
 

@@ -1,13 +1,10 @@
 // A Baileys client behind the line protocol of ../README.md.
 
-import { createInterface } from 'node:readline'
+import { emit, report, reserveStdout, serve } from '../lines.mjs'
 
-// Libraries print on stdout; that channel belongs to the protocol.
-for (const method of ['log', 'info', 'debug', 'trace']) {
-	console[method] = (...args) => console.error(...args)
-}
+reserveStdout()
 
-const { stayOnLoopback } = await import('./loopback.mjs')
+const { stayOnLoopback } = await import('../loopback.mjs')
 stayOnLoopback()
 const { baileys, trustRoot } = await import('./strict.mjs')
 const { default: pino } = await import('pino')
@@ -18,8 +15,6 @@ const logger = pino({ level: process.env.PEER_LOG ?? 'warn' }, pino.destination(
 
 // Fixed, so that nothing asks the network for the newest one.
 const VERSION = [2, 3000, 1043857760]
-
-const emit = (event, fields = {}) => process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`)
 
 /** What `start` was given, kept for the reconnect after pairing. */
 let target
@@ -119,6 +114,9 @@ const commands = {
 		await open()
 		return {}
 	},
+	async requestCode({ phone }) {
+		return { code: await socket.requestPairingCode(phone) }
+	},
 	async sendText({ jid, text }) {
 		const sent = await connected().sendMessage(jid, { text })
 		return { key: sent.key }
@@ -141,29 +139,4 @@ const commands = {
 	}
 }
 
-const report = error => emit('error', { message: error?.stack ?? String(error) })
-
-const handle = async line => {
-	const { id, command, ...args } = JSON.parse(line)
-	try {
-		if (!Object.hasOwn(commands, command)) {
-			throw new Error(`unknown command ${JSON.stringify(command)}`)
-		}
-		emit('reply', { id, result: await commands[command](args) })
-	} catch (error) {
-		emit('reply', { id, error: error?.message ?? String(error) })
-	}
-	if (command === 'stop') {
-		process.exit(0)
-	}
-}
-
-process.on('unhandledRejection', report)
-process.on('uncaughtException', report)
-
-const lines = createInterface({ input: process.stdin })
-lines.on('line', line => handle(line).catch(report))
-// Whoever drove this is gone.
-lines.on('close', () => process.exit(0))
-
-emit('ready', {})
+serve(commands)

@@ -9,6 +9,8 @@
 
 import { createRequire } from 'node:module'
 
+import { rootKey } from '../lines.mjs'
+
 const require = createRequire(import.meta.url)
 const curve = require('libsignal/src/curve.js')
 
@@ -38,8 +40,5 @@ baileys.Curve.verify = (publicKey, message, signature) =>
 
 /** Replaces the root that certificate chains of a server must lead to. */
 export const trustRoot = rootKeyHex => {
-	if (!/^[0-9a-f]{64}$/i.test(rootKeyHex ?? '')) {
-		throw new Error(`rootKeyHex: expected 32 bytes in hex, got ${JSON.stringify(rootKeyHex)}`)
-	}
-	baileys.WA_CERT_DETAILS.PUBLIC_KEY = Buffer.from(rootKeyHex, 'hex')
+	baileys.WA_CERT_DETAILS.PUBLIC_KEY = rootKey(rootKeyHex)
 }

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict'
 import net from 'node:net'
 import test from 'node:test'
 
-import { stayOnLoopback } from './loopback.mjs'
+import { stayOnLoopback } from '../loopback.mjs'
 import { baileys, trustRoot } from './strict.mjs'
 
 const { Curve, DEFAULT_CONNECTION_CONFIG, addTransactionCapability, aesEncryptGCM, generateSignalPubKey, hkdf, initAuthCreds, makeNoiseHandler, proto, sha256 } =
