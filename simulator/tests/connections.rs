@@ -114,8 +114,12 @@ async fn stream_errors_503_and_429_leave_a_dead_socket_open() {
             .unwrap();
         offline(&simulator, &owner).await;
         customer.send_text(&owner.phone(), "into the void").unwrap();
-        let (phone, open) = (owner.phone(), simulator.connections().open);
-        assert_eq!(open, 1);
+        let phone = owner.phone();
+        // The sockets of the pairing may still be saying goodbye; the dead one stays.
+        while simulator.connections().open > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(simulator.connections().open, 1);
         assert_eq!(simulator.look(|truth| truth.backlog(&phone, 1)), 1);
         assert!(device.is_running());
         device.client.disconnect().await;
