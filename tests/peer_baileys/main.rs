@@ -9,12 +9,15 @@
     reason = "a helper of a test fails the test by panicking"
 )]
 
+#[path = "../support/held.rs"]
+mod held;
 #[path = "../support/peer.rs"]
 mod peer;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/peer_world.rs"]
+mod world;
 
 mod held_number;
 mod phones;
 mod sessions;
-mod world;

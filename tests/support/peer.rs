@@ -174,6 +174,28 @@ impl Peer {
             .count()
     }
 
+    /// Waits until it has logged a line that contains `wanted`.
+    ///
+    /// # Panics
+    /// When it does not, in time.
+    #[allow(dead_code, reason = "not every peer is judged by what it logs")]
+    pub(crate) async fn logged(&self, wanted: &str) {
+        let found = tokio::time::timeout(PATIENCE, async {
+            while !self
+                .logged
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|line| line.contains(wanted))
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        if found.await.is_err() {
+            self.fail(&format!("did not log {wanted:?} within {PATIENCE:?}"));
+        }
+    }
+
     fn take(&mut self, seen: usize, kind: &str, wanted: &impl Fn(&Value) -> bool) -> Option<Value> {
         let said = self.said.lock().unwrap();
         let at = (0..seen).find(|at| {

@@ -14,6 +14,9 @@ use crate::faults::Fault;
 use crate::ledger::Fact;
 use crate::noise::NoisePattern;
 
+/// How long a stanza takes that would cross the world to a phone or a distant server.
+const DISTANCE: Duration = Duration::from_millis(100);
+
 /// Number of a connection; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(pub(crate) u64);
@@ -201,14 +204,31 @@ impl Hub {
     }
 
     pub(super) fn transmit_as(&mut self, id: ConnectionId, node: Node, overtaken: bool) {
+        self.put_on_wire(id, node, None, overtaken);
+    }
+
+    /// Sends something that has to come from further away than this process: a phone's answer, or a
+    /// server's second thought. Clients rely on the time that takes.
+    pub(super) fn transmit_from_afar(&mut self, id: ConnectionId, node: Node) {
+        self.put_on_wire(id, node, Some(DISTANCE), false);
+    }
+
+    fn put_on_wire(
+        &mut self,
+        id: ConnectionId,
+        node: Node,
+        distance: Option<Duration>,
+        overtaken: bool,
+    ) {
         let device = self.device_of(id);
         if self.is_silent(device, false) {
             return;
         }
-        let delay = self.faults.take(device, |fault| match fault {
+        let ordered = self.faults.take(device, |fault| match fault {
             Fault::Delay { millis } => Some(Duration::from_millis(*millis)),
             _ => None,
         });
+        let delay = ordered.max(distance);
         if let Some(connection) = self.connections.get(&id)
             && !matches!(connection.state, State::Dead(_))
         {

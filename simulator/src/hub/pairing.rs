@@ -175,7 +175,7 @@ impl Hub {
         self.forget_references(id);
         self.forget_code(id);
         let success = self.pair_success(device, link.device_identity);
-        self.transmit(id, md_push(&stanza, success));
+        self.transmit_from_afar(id, md_push(&stanza, success));
     }
 
     fn pair_success(&self, device: DeviceKey, device_identity: Vec<u8>) -> Node {
@@ -268,7 +268,8 @@ impl Hub {
         self.record(fact);
         self.refresh_key_index_list(offer.device.account);
         self.announce_device(offer.device, true);
-        self.end(id, Some(stream_error(RESTART)));
+        self.transmit_from_afar(id, stream_error(RESTART));
+        self.end(id, None);
     }
 
     fn refuse_pairing(&mut self, id: ConnectionId, device: DeviceKey, reason: &str) {

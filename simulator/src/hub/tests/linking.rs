@@ -9,17 +9,20 @@ use waproto::whatsapp::client_payload::DevicePairingRegistrationData;
 use super::*;
 
 /// A client that asks for pairing, with the keys behind it.
-struct Applicant {
-    connection: ConnectionId,
-    rx: UnboundedReceiver<Outgoing>,
-    identity: KeyPair,
-    noise: [u8; 32],
+pub(super) struct Applicant {
+    pub(super) connection: ConnectionId,
+    pub(super) rx: UnboundedReceiver<Outgoing>,
+    pub(super) identity: KeyPair,
+    pub(super) noise: [u8; 32],
     references: Vec<String>,
 }
 
 const ADV_SECRET: [u8; 32] = [7; 32];
 
-fn apply(hub: &mut Hub, spoil: impl FnOnce(&mut DevicePairingRegistrationData)) -> Applicant {
+pub(super) fn apply(
+    hub: &mut Hub,
+    spoil: impl FnOnce(&mut DevicePairingRegistrationData),
+) -> Applicant {
     let (connection, rx) = hub.open();
     let mut rng = Seed::new(77).stream(&format!("{connection:?}"));
     let identity = KeyPair::generate(&mut rng);

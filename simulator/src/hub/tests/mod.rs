@@ -1,5 +1,6 @@
 //! The hub without sockets: raw stanzas in, raw stanzas out.
 
+mod link_code;
 mod linking;
 
 use std::sync::Arc;

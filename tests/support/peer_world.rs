@@ -1,4 +1,9 @@
-//! A simulated WhatsApp with two people, and the Baileys clients that are linked to them.
+//! A simulated WhatsApp with two people, and the clients of others that are linked to them.
+
+#![allow(
+    dead_code,
+    reason = "each test binary takes what it needs from this module"
+)]
 
 use std::time::Duration;
 
@@ -10,7 +15,7 @@ use crate::peer::Peer;
 
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A simulator, a person who uses Baileys, and a person with a phone.
+/// A simulator, a shop and its customer.
 pub(crate) struct World {
     pub(crate) simulator: Simulator,
     pub(crate) shop: Account,
@@ -39,11 +44,25 @@ impl World {
         hex::encode(self.simulator.root_public_key())
     }
 
-    /// A Baileys that connects with the credentials kept under `name`, if there are any.
-    pub(crate) async fn baileys(&self, name: &str) -> Peer {
-        let mut peer = Peer::spawn("baileys", name).await;
+    /// A client of this kind that connects with the credentials kept under `name`, if there are any.
+    pub(crate) async fn peer(&self, kind: &str, name: &str) -> Peer {
+        let mut peer = Peer::spawn(kind, name).await;
         let url = self.simulator.ws_url();
         peer.start(&url, &self.root_key(), self.files.path()).await;
+        peer
+    }
+
+    /// A Baileys that connects with the credentials kept under `name`, if there are any.
+    pub(crate) async fn baileys(&self, name: &str) -> Peer {
+        self.peer("baileys", name).await
+    }
+
+    /// A zapo-js that was linked to this account by QR and is open.
+    pub(crate) async fn linked_zapo(&self, account: &Account, name: &str) -> Peer {
+        let mut peer = self.peer("zapo", name).await;
+        let qr = peer.event("qr", |_| true).await;
+        account.scan_qr(qr["payload"].as_str().unwrap()).unwrap();
+        peer.event("open", |_| true).await;
         peer
     }
 
@@ -60,6 +79,13 @@ impl World {
     pub(crate) async fn baileys_linked_by_code(&self, account: &Account, name: &str) -> Peer {
         let mut peer = self.baileys(name).await;
         peer.event("qr", |_| true).await;
+        self.type_code(account, &mut peer).await;
+        Self::opened(&mut peer).await;
+        peer
+    }
+
+    /// Has the client show a code for this account, and types it on its phone.
+    pub(crate) async fn type_code(&self, account: &Account, peer: &mut Peer) {
         let phone = account.phone();
         let shown = peer.ask("requestCode", json!({ "phone": phone })).await;
         // Baileys does not wait for the server's answer.
@@ -71,8 +97,6 @@ impl World {
         })
         .await;
         account.enter_code(shown["code"].as_str().unwrap()).unwrap();
-        Self::opened(&mut peer).await;
-        peer
     }
 
     async fn opened(peer: &mut Peer) {

@@ -1,0 +1,23 @@
+//! zapo-js, a client nobody here wrote, against the simulator and against a number held by Trunkline.
+//!
+//! It verifies the certificate chain, the ADV signatures and prekey signatures as shipped; only the
+//! trusted root is another. Needs Node and `scripts/peers`; without them it fails.
+#![cfg(feature = "simulator")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a helper of a test fails the test by panicking"
+)]
+
+#[path = "../support/held.rs"]
+mod held;
+#[path = "../support/peer.rs"]
+mod peer;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/peer_world.rs"]
+mod world;
+
+mod held_number;
+mod linking;
+mod phones;
