@@ -41,7 +41,7 @@ fmt: ## format Rust and proto
 
 .PHONY: bench
 bench: prereqs ## the measurements of docs/benchmarks.md
-	cargo bench --locked --features simulator
+	cargo bench --locked --workspace --benches --features simulator
 
 .PHONY: audit
 audit: prereqs ## known vulnerabilities in dependencies (needs a network)

@@ -20,7 +20,7 @@ use trunkline_simulator::{NewAccount, Simulator, SimulatorConfig};
 
 const NUMBER: &str = "+2348030000001";
 const CUSTOMER: &str = "+2348030000002";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 fn state(message: &pb::Message) -> pb::MessageState {
     message.state()

@@ -29,7 +29,7 @@ use trunkline::store::memory::MemoryEngine;
 use trunkline::store::{NewSession, SessionStore, Store, StoreOptions};
 use trunkline_simulator::{Fact, Simulator, SimulatorConfig};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Nothing may arrive; signals are kept.
 #[derive(Default)]

@@ -31,6 +31,7 @@ use trunkline::store::{
 };
 
 const CHILD: &str = "TRUNKLINE_STORE_CRASH_CHILD";
+const SEED: &str = "TRUNKLINE_STORE_CRASH_SEED";
 const ROUNDS: u32 = 30;
 const WRITERS: u64 = 4;
 
@@ -182,6 +183,7 @@ fn child() {
         .enable_all()
         .build()
         .unwrap();
+    println!("{OPENING}");
     runtime.block_on(async {
         let store = open(Path::new(path)).await;
         let session = session(&store).await;
@@ -192,6 +194,16 @@ fn child() {
             writer.await.unwrap();
         }
     });
+}
+
+/// The child has come to the point of opening the store.
+const OPENING: &str = "opening";
+
+/// When to kill, from a seed that a failure shows and a run can be given.
+fn chance() -> Entropy {
+    let seed = std::env::var(SEED).map_or(1, |seed| seed.parse().expect(SEED));
+    eprintln!("{SEED}={seed}");
+    Entropy::seeded(seed)
 }
 
 fn start_child(path: &Path, round: u32) -> Child {
@@ -334,7 +346,7 @@ fn nothing_acknowledged_is_lost_to_sigkill() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let entropy = Entropy::from_system().unwrap();
+    let entropy = chance();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut acknowledged = Acknowledged::default();
     for round in 0..ROUNDS {
@@ -354,7 +366,7 @@ fn a_kill_while_opening_leaves_a_store_that_opens() {
     if std::env::var(CHILD).is_ok() {
         return;
     }
-    let entropy = Entropy::from_system().unwrap();
+    let entropy = chance();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let used = tempfile::tempdir().unwrap();
     let used = used.path().join("store");
@@ -364,6 +376,8 @@ fn a_kill_while_opening_leaves_a_store_that_opens() {
         let fresh = fresh.path().join("store");
         for path in [&fresh, &used] {
             let mut child = start_child(path, round);
+            let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(said.any(|line| line.unwrap().ends_with(OPENING)));
             let patience = Duration::from_micros(entropy.up_to(60_000));
             let _ = runtime.block_on(async {
                 let never = std::future::pending::<()>();

@@ -350,7 +350,7 @@ fn choose(inner: &Inner) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::clock::SystemClock;
+    use crate::domain::clock::ManualClock;
     use crate::session::state::Class;
 
     fn admission(simultaneous: u32) -> (Arc<Admission>, CancellationToken) {
@@ -363,7 +363,8 @@ mod tests {
         let admission = Admission::new(
             config,
             BreakerConfig::default(),
-            Arc::new(SystemClock::new()),
+            // Time stands still: the breaker opens for nobody while a test looks.
+            Arc::new(ManualClock::default()),
             Entropy::seeded(1),
         );
         let stop = CancellationToken::new();

@@ -56,7 +56,7 @@ pub(super) use suite;
 
 /// Waits for a condition, not for a time.
 pub(super) async fn until(condition: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+    let waited = tokio::time::timeout(Duration::from_secs(90), async {
         while !condition() {
             tokio::task::yield_now().await;
         }
@@ -429,7 +429,7 @@ pub(super) async fn lazy_writes_become_durable_with_the_next_awaited_one(engine:
         .submit(put("alone", "1"), Urgency::Lazy)
         .await
         .unwrap();
-    let soon = tokio::time::timeout(Duration::from_secs(20), alone).await;
+    let soon = tokio::time::timeout(Duration::from_secs(90), alone).await;
     soon.unwrap().unwrap();
 }
 
@@ -534,7 +534,7 @@ pub(super) async fn watchers_learn_of_every_revision(engine: E) {
     assert_eq!(*other.borrow(), 0);
     let waiting = tokio::spawn(async move { *again.wait_for(|at| *at > 4).await.unwrap() });
     engine.submit(append(), Urgency::Lazy).await.unwrap();
-    let soon = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let soon = tokio::time::timeout(Duration::from_secs(90), waiting).await;
     assert_eq!(soon.unwrap().unwrap(), 5);
 }
 

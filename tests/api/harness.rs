@@ -31,7 +31,7 @@ use trunkline::store::{
 };
 
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Fails a test that waits for something that does not come.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {

@@ -12,7 +12,7 @@ use crate::support::eventually;
 
 const NUMBER: &str = "+2348030000001";
 const CUSTOMER: &str = "+2348030000002";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 fn run(daemon: &Daemon, arguments: &[&str]) -> Output {
     daemon.trunkline().args(arguments).output().unwrap()

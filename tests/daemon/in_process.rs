@@ -10,7 +10,7 @@ use trunkline::lifecycle::Shutdown;
 
 use crate::support::eventually;
 
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(90);
 
 fn config(folder: &std::path::Path) -> Config {
     let mut config = Config {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use trunkline::domain::event::ReceiptKind;
 use trunkline::domain::session::Cause;
+use trunkline::provider::contract::ProbeError;
 use trunkline_simulator::{Fact, Truth};
 
 use crate::sink::Seen;
-use crate::world::{CUSTOMER, SHOP, World, impatient};
+use crate::world::{CUSTOMER, SHOP, World};
 
 fn confirmed(truth: &Truth<'_>, wanted: &str) -> bool {
     truth
@@ -55,7 +56,7 @@ async fn a_message_that_cannot_be_stored_is_not_acknowledged_and_comes_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receipt_is_acknowledged_only_when_it_is_durable() {
-    let (world, run) = World::online(|_| {}).await;
+    let (world, run) = World::online(|config| config.gate_patience = Duration::from_mins(1)).await;
     let stanza = world.send(CUSTOMER, "hello").await.unwrap();
     world
         .sink
@@ -77,23 +78,24 @@ async fn a_receipt_is_acknowledged_only_when_it_is_durable() {
         .await;
     let before = world.simulator.look(|truth| receipts(truth));
     world.sink.hold(true);
+    let stored = world.sink.look(|seen| seen.arrivals.len());
+    let dispatched = world.sink.look(Seen::dispatched);
     world.customer.mark_read(std::slice::from_ref(&stanza));
-    let dispatched = world.sink.look(|seen| seen.arrivals.len());
     world
-        .until("the read receipt left", |truth| {
-            truth
-                .ledger()
-                .facts()
-                .any(|fact| matches!(fact, Fact::Receipt { kind, .. } if kind == "read"))
-        })
+        .sink
+        .wait("the read receipt", |seen| seen.dispatched() > dispatched)
         .await;
-    tokio::time::timeout(
-        Duration::from_millis(500),
-        world.until("confirmed too early", |truth| receipts(truth) > before),
-    )
-    .await
-    .expect_err("the receipt must not be confirmed while it is not durable");
-    assert_eq!(world.sink.look(|seen| seen.arrivals.len()), dispatched);
+    // The connection works, but whatever it is to say waits at the gate: a probe as well.
+    assert_eq!(
+        world.line.probe(Duration::from_secs(2)).await,
+        Err(ProbeError::Silent)
+    );
+    assert_eq!(
+        world.simulator.look(|truth| receipts(truth)),
+        before,
+        "the receipt must not be confirmed while it is not durable"
+    );
+    assert_eq!(world.sink.look(|seen| seen.arrivals.len()), stored);
     world.sink.hold(false);
     world
         .until("confirmed", |truth| receipts(truth) > before)
@@ -103,7 +105,8 @@ async fn a_receipt_is_acknowledged_only_when_it_is_durable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stuck_writer_closes_the_connection() {
-    let (world, run) = World::online(impatient).await;
+    // Silence is noticed later, so that the gate is what ends it.
+    let (world, run) = World::online(|config| config.gate_patience = Duration::from_secs(10)).await;
     let stanza = world.send(CUSTOMER, "hello").await.unwrap();
     world
         .sink

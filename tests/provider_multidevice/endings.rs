@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use trunkline::domain::session::Cause;
 use trunkline::provider::contract::ProbeError;
+use trunkline::provider::multidevice::MultideviceConfig;
 use trunkline_simulator::Fault;
 
-use crate::world::{World, impatient};
+use crate::world::World;
 
 fn code_of(cause: &Cause) -> Option<u32> {
     match cause {
@@ -94,16 +95,28 @@ async fn refused_logins_have_their_causes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_is_noticed_before_and_after_login() {
-    let (world, run) = World::online(impatient).await;
-    assert_eq!(world.line.probe(Duration::from_secs(5)).await, Ok(()));
+    // Short where silence is noticed, but not so short that a busy machine is taken for it.
+    let watchful = |config: &mut MultideviceConfig| {
+        config.silence = Duration::from_secs(2);
+        config.probe_patience = Duration::from_secs(10);
+    };
+    let (mut world, run) = World::online(watchful).await;
+    assert_eq!(world.line.probe(Duration::from_mins(1)).await, Ok(()));
     world.fault(Fault::Silence, None);
     assert_eq!(
         world.line.probe(Duration::from_millis(300)).await,
         Err(ProbeError::Silent)
     );
     assert_eq!(run.ended().await, Cause::Stalled);
+    let usual = MultideviceConfig::default().login_timeout;
+    world
+        .reopen_with(|config| config.login_timeout = Duration::from_secs(2))
+        .await;
     assert_eq!(world.login().ended().await, Cause::LoginTimeout);
     world.simulator.clear_faults();
+    world
+        .reopen_with(|config| config.login_timeout = usual)
+        .await;
     let run = world.login();
     world.sink.online().await;
     assert_eq!(run.stop().await, Cause::Requested);

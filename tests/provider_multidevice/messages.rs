@@ -61,8 +61,10 @@ async fn texts_and_receipts_cross_both_ways() {
             })
         })
         .await;
-    assert!(world.line.traffic().decrypted >= 2);
-    assert!(world.line.traffic().last_ack.is_some());
+    // Counted as the library reports them, a little after they are stored.
+    world
+        .until_traffic(|traffic| traffic.decrypted >= 2 && traffic.last_ack.is_some())
+        .await;
     assert_eq!(run.stop().await, Cause::Requested);
     assert!(world.simulator.ledger().violations().is_empty());
 }

@@ -14,7 +14,7 @@ use trunkline::provider::contract::{Arrival, CommitError, Seq, Signal, Sink};
 use trunkline::store::{Applied, Change, ReceiptArrival, SessionStore};
 
 /// How long a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Everything a line has reported.
 #[derive(Debug, Default)]

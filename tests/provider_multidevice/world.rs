@@ -10,7 +10,7 @@ use trunkline::domain::clock::{Entropy, SystemClock, Timestamp};
 use trunkline::domain::ids::{MessageId, SessionId, SessionName, WorkspaceId};
 use trunkline::domain::message::{Content, MessageState, OutboundMessage, Priority};
 use trunkline::domain::person::Person;
-use trunkline::domain::session::{Cause, Desired};
+use trunkline::domain::session::{Cause, Desired, Traffic};
 use trunkline::provider::contract::{Line, Mode, Provider as _, SendError};
 use trunkline::provider::multidevice::{MultideviceConfig, MultideviceProvider, NAME};
 use trunkline::store::keyring::Keks;
@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) sink: Arc<TestSink>,
     pub(crate) line: Arc<dyn Line>,
     provider: MultideviceProvider,
+    config: MultideviceConfig,
+    entropy: Entropy,
     session: SessionStore,
 }
 
@@ -103,12 +105,13 @@ impl World {
         edit(&mut config);
         let entropy = Entropy::from_system().unwrap();
         let clock = Arc::new(SystemClock::new());
-        let provider = MultideviceProvider::new(config, clock.clone(), entropy.clone()).unwrap();
+        let provider =
+            MultideviceProvider::new(config.clone(), clock.clone(), entropy.clone()).unwrap();
         let options = StoreOptions {
             engine: Arc::new(MemoryEngine::new()),
             keks: Keks::ephemeral([7; 32]),
             clock,
-            entropy,
+            entropy: entropy.clone(),
             release: "test".into(),
         };
         let store = Store::open(options).await.unwrap();
@@ -122,6 +125,8 @@ impl World {
             sink,
             line,
             provider,
+            config,
+            entropy,
             session,
         }
     }
@@ -138,6 +143,14 @@ impl World {
     /// Throws the line away and opens it again from what is stored, as a restart would.
     pub(crate) async fn reopen(&mut self) {
         self.line = open(&self.provider, &self.session, &self.sink).await;
+    }
+
+    /// The same with a provider that is configured anew.
+    pub(crate) async fn reopen_with(&mut self, edit: impl FnOnce(&mut MultideviceConfig)) {
+        edit(&mut self.config);
+        let (config, clock) = (self.config.clone(), Arc::new(SystemClock::new()));
+        self.provider = MultideviceProvider::new(config, clock, self.entropy.clone()).unwrap();
+        self.reopen().await;
     }
 
     pub(crate) fn run(&self, mode: Mode) -> Run {
@@ -215,6 +228,18 @@ impl World {
             .unwrap_or_else(|error| panic!("{what}: {error}; {:#?}", self.simulator.ledger()));
     }
 
+    /// Waits until the line's signs of life satisfy `condition`.
+    pub(crate) async fn until_traffic(&self, condition: impl Fn(&Traffic) -> bool) {
+        let reached = async {
+            while !condition(&self.line.traffic()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .unwrap_or_else(|_| panic!("still {:?}", self.line.traffic()));
+    }
+
     /// The paired device of the shop's number.
     pub(crate) fn device(&self) -> u16 {
         self.shop.devices().first().expect("a linked device").device
@@ -229,13 +254,4 @@ async fn open(
     let name: SessionName = session.name();
     let store = session.claim().await.unwrap();
     provider.open(name, store, sink.clone()).await.unwrap()
-}
-
-/// Times short enough for a test.
-pub(crate) fn impatient(config: &mut MultideviceConfig) {
-    config.login_timeout = Duration::from_secs(5);
-    config.silence = Duration::from_secs(2);
-    config.probe_patience = Duration::from_secs(1);
-    config.decode_patience = Duration::from_secs(2);
-    config.gate_patience = Duration::from_secs(2);
 }

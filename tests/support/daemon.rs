@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::eventually;
 
 /// How long the daemon may take until it answers, or until it has stopped.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// See the module documentation.
 pub(crate) struct Daemon {

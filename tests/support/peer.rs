@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 
 /// How long anything a peer is asked for may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A running client. Dropping it kills the process.
 pub(crate) struct Peer {

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use trunkline_simulator::{Account, Fact, NewAccount, Simulator, SimulatorConfig, Truth};
 
 use crate::peer::Peer;
 
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Worlds at the same time: each may run three Node processes and a daemon.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// A simulator, a shop and its customer.
 pub(crate) struct World {
@@ -21,10 +25,12 @@ pub(crate) struct World {
     pub(crate) shop: Account,
     pub(crate) customer: Account,
     pub(crate) files: TempDir,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
+        let turn = TURNS.acquire().await.unwrap();
         let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
         let shop = simulator
             .create_account(NewAccount::new("+15550100001", "Corner Shop"))
@@ -37,6 +43,7 @@ impl World {
             shop,
             customer,
             files: tempfile::tempdir().unwrap(),
+            _turn: turn,
         }
     }
 

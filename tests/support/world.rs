@@ -16,7 +16,7 @@ use trunkline_simulator::{Account, NewAccount, Simulator, SimulatorConfig};
 use uuid::Uuid;
 
 /// Longest wait for anything; a condition that takes longer is a failure.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// The workspace of a fresh install.
 pub const PARENT: &str = "workspaces/default";

@@ -30,7 +30,7 @@ use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::{Client, ClientBuilder, async_channel, async_trait};
 
 /// Generous: two cores are shared with everything else.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 pub async fn simulator() -> Simulator {
     simulator_with(SimulatorConfig::default()).await

@@ -23,7 +23,15 @@ struct Setup {
     origin: Option<String>,
 }
 
-fn factory(address: SocketAddr, sink: &Arc<PausedSink>, watch: &Arc<Watch>) -> Factory {
+/// Longer than any test takes: the gate never gives up.
+const PATIENT: Duration = Duration::from_mins(10);
+
+fn factory(
+    address: SocketAddr,
+    sink: &Arc<PausedSink>,
+    watch: &Arc<Watch>,
+    gate_patience: Duration,
+) -> Factory {
     let scheme = if cfg!(feature = "simulator") {
         "ws"
     } else {
@@ -33,25 +41,29 @@ fn factory(address: SocketAddr, sink: &Arc<PausedSink>, watch: &Arc<Watch>) -> F
         dialer: Arc::new(Dialer {
             endpoint: Endpoint::parse(&format!("{scheme}://{address}/ws/chat")).unwrap(),
             tls: crate::provider::multidevice::tls::client_config(&[]).unwrap(),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_mins(1),
         }),
         watch: Arc::clone(watch),
-        gate: Arc::new(AckGate::new(sink.clone(), Duration::from_millis(300))),
+        gate: Arc::new(AckGate::new(sink.clone(), gate_patience)),
         device: Arc::default(),
         shared: Arc::default(),
     }
+}
+
+async fn connect() -> Setup {
+    connect_with(PATIENT).await
 }
 
 #[expect(
     clippy::result_large_err,
     reason = "the shape of the library's callback"
 )]
-async fn connect() -> Setup {
+async fn connect_with(gate_patience: Duration) -> Setup {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let watch = Watch::new(Arc::new(SystemClock::new()));
     watch.begin();
     let sink = Arc::new(PausedSink::default());
-    let factory = factory(listener.local_addr().unwrap(), &sink, &watch);
+    let factory = factory(listener.local_addr().unwrap(), &sink, &watch, gate_patience);
     let accept = async {
         let (stream, _) = listener.accept().await.unwrap();
         let mut origin = None;
@@ -154,7 +166,7 @@ mod plain {
 
     #[tokio::test]
     async fn a_writer_that_does_not_catch_up_poisons_the_connection() {
-        let setup = connect().await;
+        let setup = connect_with(Duration::from_millis(300)).await;
         setup.sink.dispatch(1);
         let error = setup.transport.send(Bytes::from_static(b"ack")).await;
         assert!(error.unwrap_err().to_string().contains("not stored"));
@@ -172,7 +184,7 @@ mod plain {
         });
         tokio::task::yield_now().await;
         let closing = setup.transport.disconnect();
-        tokio::time::timeout(Duration::from_millis(290), closing)
+        tokio::time::timeout(PATIENT / 10, closing)
             .await
             .expect("disconnect returns while a frame is parked");
         parked.await.unwrap().unwrap_err();
@@ -200,7 +212,7 @@ mod plain {
         let watch = Watch::new(Arc::new(SystemClock::new()));
         watch.begin();
         let sink = Arc::new(PausedSink::default());
-        let factory = factory(address, &sink, &watch);
+        let factory = factory(address, &sink, &watch, PATIENT);
         assert!(factory.create_transport().await.is_err());
         match watch.cause() {
             Cause::Transient { detail, .. } => assert!(detail.contains(&address.to_string())),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock::SteppedClock;
 use super::world::{FakeProvider, World};
 use crate::domain::clock::{Clock, Entropy, SystemClock, Timestamp};
 use crate::domain::event::{Event, Payload};
@@ -55,18 +56,18 @@ pub(in crate::session) struct Harness {
     pub(in crate::session) engine: Arc<dyn Engine>,
     pub(in crate::session) workspace: WorkspaceStore,
     pub(in crate::session) supervisor: Supervisor,
-    pub(in crate::session) clock: Arc<dyn Clock>,
+    pub(in crate::session) clock: Arc<SteppedClock>,
 }
 
 impl Harness {
     pub(in crate::session) async fn new(config: SessionConfig) -> Self {
         config.validate().unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock = Arc::new(SteppedClock::new());
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
         let store = Store::open(StoreOptions {
             engine: Arc::clone(&engine),
             keks: Keks::ephemeral([7; 32]),
-            clock: Arc::clone(&clock),
+            clock: clock.clone(),
             entropy: Entropy::seeded(1),
             release: "0.0.0".into(),
         })
@@ -76,7 +77,7 @@ impl Harness {
             .workspace(&WorkspaceId::default_workspace())
             .await
             .unwrap();
-        let world = World::new(Arc::clone(&clock));
+        let world = World::new(clock.clone());
         let supervisor = supervise(&store, &world, &clock, config);
         Self {
             world,
@@ -90,7 +91,7 @@ impl Harness {
 
     /// Stops the daemon in good order and starts it again on the same store.
     pub(in crate::session) async fn restart(&mut self, config: SessionConfig) -> Restored {
-        assert_eq!(self.supervisor.shutdown(Duration::from_secs(20)).await, 0);
+        assert_eq!(self.supervisor.shutdown(PATIENCE).await, 0);
         self.supervisor = supervise(&self.store, &self.world, &self.clock, config);
         self.supervisor.restore().await.unwrap()
     }
@@ -268,7 +269,7 @@ impl Harness {
 }
 
 /// Waits longer than any machine should need.
-pub(in crate::session) const PATIENCE: Duration = Duration::from_secs(30);
+pub(in crate::session) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Repeats a check until it holds.
 pub(in crate::session) async fn eventually<T, F, Fut>(mut check: F) -> T
@@ -307,14 +308,14 @@ pub(in crate::session) fn far_future() -> Timestamp {
 fn supervise(
     store: &Store,
     world: &World,
-    clock: &Arc<dyn Clock>,
+    clock: &Arc<SteppedClock>,
     config: SessionConfig,
 ) -> Supervisor {
     Supervisor::new(SupervisorOptions {
         store: store.clone(),
         providers: vec![Arc::new(FakeProvider(world.clone()))],
         config,
-        clock: Arc::clone(clock),
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
         entropy: Entropy::seeded(2),
     })
 }

@@ -1,5 +1,6 @@
 //! What the tests of sessions stand on: a scripted server below, a daemon's worth of sessions above.
 
+mod clock;
 mod harness;
 mod world;
 

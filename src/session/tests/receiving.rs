@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::domain::clock::Clock as _;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{DedupKey, NewEvent, Payload, ReceiptKind};
 use crate::domain::ids::SessionName;
@@ -231,15 +232,17 @@ async fn a_forgotten_line_can_write_nothing() {
 
 #[tokio::test]
 async fn a_flood_closes_its_own_session_only() {
+    // More than a sink lets wait.
+    const FLOOD: u64 = 70_000;
     let h = Harness::new(quick()).await;
     let (flooded, calm) = (h.online("a").await, h.online("b").await);
     let (loud, quiet) = (sink(&h, &flooded), sink(&h, &calm));
     // A line that does not stop reading at the backlog it is allowed.
-    for n in 0..6_000 {
+    for n in 0..FLOOD {
         loud.enqueue(message(&h, &format!("M{n}")));
     }
     let last = loud.dispatched();
-    assert_eq!(last, 6_000);
+    assert_eq!(last, FLOOD);
     assert!(loud.wait_durable(last).await.is_err());
     quiet.commit(vec![message(&h, "M")]).await.unwrap();
     h.until(&flooded, |s| {

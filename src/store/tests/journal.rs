@@ -304,7 +304,7 @@ async fn readers_wait_without_polling_and_learn_where_the_ends_are() {
     };
     append(&session, state_event()).await;
     append(&session, state_event()).await;
-    let newest = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let newest = tokio::time::timeout(Duration::from_secs(90), waiting).await;
     assert_eq!(newest.unwrap().unwrap(), 2);
     let future = journal.read(4, 10, &CompiledFilter::default()).await;
     assert_eq!(future, Err(ReadError::Future { newest: 2 }));
