@@ -1,8 +1,9 @@
 //! What the daemon says about itself: log lines, metrics and panics.
 //!
 //! Log levels are policy: message text, phone numbers and keys may appear at debug and below, never
-//! above. Our own code keeps to that by what it writes; [`Redactor`] keeps libraries to it, whatever
-//! they write, by masking what looks like a phone number or a JID in lines above debug.
+//! above. Our own code keeps to that by what it writes; [`Redactor`] is the net below it and below
+//! libraries: in lines above debug it masks international numbers and JIDs, and in those of libraries every
+//! long number.
 
 mod redact;
 
@@ -14,18 +15,14 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use thiserror::Error;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{Log, LogFormat, Metrics};
 
 pub use redact::{Redactor, scrub};
-
-/// What libraries may say unless a directive opens them up: errors only, and nothing from the Signal
-/// library, which prints keys and what it could not decrypt (we report that as events and metrics).
-const QUIET: &str = "error,wacore_libsignal=off";
 
 /// Buckets for everything measured in seconds, from a group commit to a slow login.
 const SECONDS_BUCKETS: [f64; 14] = [
@@ -51,7 +48,7 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] when the level is malformed or logging was set up before.
 pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(directives(&log.level))?;
+    let filter = log.filter()?;
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
@@ -80,16 +77,6 @@ pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// A plain level is ours alone and leaves the libraries quiet; directives come on top of that.
-fn directives(level: &str) -> String {
-    let level = level.trim();
-    if level.contains(['=', ',']) {
-        format!("{QUIET},trunkline=info,{level}")
-    } else {
-        format!("{QUIET},trunkline={level}")
-    }
-}
-
 /// Reports a panic without its message: that may quote the data it choked on, so it appears at debug.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let location = info
@@ -99,10 +86,10 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = thread.name().unwrap_or("unnamed");
     counter!("trunkline_panics_total").increment(1);
     tracing::error!(%location, thread, "panic (its message is logged at debug)");
-    tracing::debug!(%location, message = panic_message(info), "panic message");
+    tracing::debug!(%location, words = panic_words(info), "what the panic said");
 }
 
-fn panic_message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
+fn panic_words<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
     let payload = info.payload();
     payload
         .downcast_ref::<&str>()
@@ -154,18 +141,6 @@ pub fn init_metrics(metrics: &Metrics) -> Result<PrometheusHandle, TelemetryErro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_plain_level_leaves_the_libraries_quiet() {
-        let parsed = |level: &str| EnvFilter::try_new(directives(level)).unwrap().to_string();
-        let plain = parsed("debug");
-        assert!(plain.contains("trunkline=debug"), "{plain}");
-        assert!(plain.contains("wacore_libsignal=off"), "{plain}");
-        assert!(!plain.contains("=info"), "{plain}");
-        let opened = parsed("trunkline::session=trace,whatsapp_rust=debug");
-        assert!(opened.contains("trunkline=info"), "{opened}");
-        assert!(opened.contains("whatsapp_rust=debug"), "{opened}");
-    }
 
     #[test]
     fn metrics_can_be_asked_for_twice_and_carry_the_build() {

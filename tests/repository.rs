@@ -320,3 +320,38 @@ fn scripts_can_be_run() {
         assert!(syntax.success(), "{script} does not parse");
     }
 }
+
+/// The keys of a log line that are not fields of the event, and "message", which is its text.
+const KEYS_OF_A_LINE: [&str; 6] = ["timestamp", "level", "target", "span", "spans", "message"];
+
+/// The first field of a log statement that a JSON line would have twice.
+fn colliding_field(source: &str) -> Option<&'static str> {
+    ["trace!(", "debug!(", "info!(", "warn!(", "error!("]
+        .iter()
+        .flat_map(|statement| source.split(statement).skip(1))
+        .find_map(|rest| {
+            let fields = rest.split('"').next().unwrap_or_default();
+            fields.split([',', '(']).find_map(|field| {
+                let (name, _) = field.split_once('=')?;
+                KEYS_OF_A_LINE.into_iter().find(|key| *key == name.trim())
+            })
+        })
+}
+
+#[test]
+fn log_lines_have_each_key_once() {
+    assert_eq!(
+        colliding_field("info!(a, message = %id, \"text\")"),
+        Some("message")
+    );
+    assert_eq!(
+        colliding_field("info!(message_id = %id, \"message = x\")"),
+        None
+    );
+    for file in tracked() {
+        let is_rust = Path::new(&file).extension().is_some_and(|it| it == "rs");
+        if is_rust && file.starts_with("src/") {
+            assert_eq!(colliding_field(&read(&file)), None, "{file}");
+        }
+    }
+}

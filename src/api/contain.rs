@@ -1,7 +1,6 @@
 //! Tasks that serve one stream: a panic ends that stream with an error and nothing else, and so does the
 //! loss of the right to it.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
@@ -11,6 +10,10 @@ use tracing::Instrument as _;
 
 use super::faults;
 use super::gate::Standing;
+
+/// A panic as an error. Not its words, which may quote a message: the process's panic hook logs those at
+/// debug, and where it happened in the line before this one.
+pub(super) const PANICKED: &str = "panicked";
 
 /// Runs `work` as the task behind a stream. The stream ends when both `work` and its senders are gone, or
 /// when `standing` is lost.
@@ -24,7 +27,7 @@ pub(super) fn spawn<T: Send + 'static>(
         let error = tokio::select! {
             done = work => match done {
                 Ok(()) => return,
-                Err(panic) => faults::internal(&describe(&*panic)),
+                Err(_) => faults::internal(&PANICKED),
             },
             lost = standing.lost() => lost,
         };
@@ -32,13 +35,4 @@ pub(super) fn spawn<T: Send + 'static>(
         let _ = out.send(Err(error.into())).await;
     };
     tokio::spawn(contained.in_current_span());
-}
-
-/// What a panic said.
-pub(super) fn describe(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panic: {}", text.unwrap_or("without a message"))
 }

@@ -87,17 +87,13 @@ where
         // The service that was polled ready is the one that must be called.
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let answer = async move {
-            match AssertUnwindSafe(async move { ready.call(request).await })
-                .catch_unwind()
-                .await
-            {
-                Ok(answer) => answer,
-                Err(panic) => {
-                    metrics::counter!("trunkline_api_panics_total").increment(1);
-                    let error = faults::internal(&contain::describe(&*panic));
-                    Ok(Status::from(error).into_http())
-                }
+            let call = AssertUnwindSafe(async move { ready.call(request).await });
+            if let Ok(answer) = call.catch_unwind().await {
+                return answer;
             }
+            metrics::counter!("trunkline_api_panics_total").increment(1);
+            let error = faults::internal(&contain::PANICKED);
+            Ok(Status::from(error).into_http())
         };
         Box::pin(
             async move {

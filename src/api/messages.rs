@@ -89,7 +89,7 @@ impl Messages {
             expire_at,
         };
         let Enqueued { message, replayed } = self.sessions.submit(&session, submission).await?;
-        tracing::info!(message = %message.id, replayed, "message accepted");
+        tracing::info!(message_id = %message.id, replayed, "message accepted");
         Ok(SendMessageResponse {
             message: Some(convert::message(&name, &message)),
         })

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use super::duration;
 use super::problem::Problems;
@@ -41,9 +43,27 @@ impl Default for Log {
     }
 }
 
+/// What libraries may say unless a directive opens them up: errors only, and nothing from the Signal
+/// library, which prints keys and what it could not decrypt (we report that as events and metrics).
+const QUIET: &str = "error,wacore_libsignal=off";
+
 impl Log {
+    /// The filter that [`Self::level`] stands for. A plain level is ours alone and leaves the libraries
+    /// quiet; directives come on top of that.
+    ///
+    /// # Errors
+    /// When it is neither a level nor a list of directives.
+    pub fn filter(&self) -> Result<EnvFilter, ParseError> {
+        let level = self.level.trim();
+        EnvFilter::try_new(if level.contains(['=', ',']) {
+            format!("{QUIET},trunkline=info,{level}")
+        } else {
+            format!("{QUIET},trunkline={level}")
+        })
+    }
+
     pub(super) fn validate(&self, problems: &mut Problems) {
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.level) {
+        if let Err(error) = self.filter() {
             problems.add(
                 "log.level",
                 format!("`{}` is not a level or a list of directives ({error}); use for instance \"info\"", self.level),
@@ -84,5 +104,30 @@ impl Metrics {
             60,
             7 * 86_400,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(level: &str) -> Result<String, ParseError> {
+        let log = Log {
+            level: level.to_owned(),
+            ..Log::default()
+        };
+        log.filter().map(|filter| filter.to_string())
+    }
+
+    #[test]
+    fn a_plain_level_leaves_the_libraries_quiet() {
+        let plain = filter("debug").unwrap();
+        assert!(plain.contains("trunkline=debug"), "{plain}");
+        assert!(plain.contains("wacore_libsignal=off"), "{plain}");
+        assert!(!plain.contains("=info"), "{plain}");
+        let opened = filter("trunkline::session=trace,whatsapp_rust=debug").unwrap();
+        assert!(opened.contains("trunkline=info"), "{opened}");
+        assert!(opened.contains("whatsapp_rust=debug"), "{opened}");
+        assert!(filter("banana").is_err());
     }
 }

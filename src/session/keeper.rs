@@ -4,7 +4,6 @@
 //! (or refused, if it was being handled). Everything an incarnation started has ended before the next
 //! one begins, and the next one's claim fences off whatever might not have.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,9 +67,10 @@ impl Keeper {
                     reason = error.to_string();
                     "error"
                 }
-                Err(panic) => {
+                // Not its words, which may quote a message: the panic hook logs those at debug.
+                Err(_) => {
                     metrics::counter!("trunkline_panics_total", "task" => "actor").increment(1);
-                    reason = format!("panicked: {}", words(&*panic));
+                    "panicked".clone_into(&mut reason);
                     "panic"
                 }
             };
@@ -112,12 +112,4 @@ impl Keeper {
             };
         });
     }
-}
-
-fn words(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }

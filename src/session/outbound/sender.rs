@@ -356,7 +356,7 @@ impl Sender {
             }
             Err(SendError::Temporary(detail)) => {
                 self.flights.remove(&message.stanza_id);
-                tracing::debug!(message = %message.id, detail, "kept off the wire for now");
+                tracing::debug!(message_id = %message.id, detail, "kept off the wire for now");
                 let times = self.kept_off.entry(entry.id).or_default();
                 *times += 1;
                 let pause =
@@ -369,8 +369,8 @@ impl Sender {
                 self.refused(entry, message, "NOT_ON_WHATSAPP").await?;
             }
             Err(SendError::Refused(detail)) => {
-                tracing::warn!(message = %message.id, "refused before the wire");
-                tracing::debug!(message = %message.id, detail, "why it was refused");
+                tracing::warn!(message_id = %message.id, "refused before the wire");
+                tracing::debug!(message_id = %message.id, detail, "why it was refused");
                 self.refused(entry, message, "REFUSED_BEFORE_WIRE").await?;
             }
         }

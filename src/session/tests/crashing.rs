@@ -1,7 +1,7 @@
 //! Panics and faults stay where they happen.
 
 use crate::domain::message::MessageState;
-use crate::domain::session::Connection;
+use crate::domain::session::{Cause, Connection};
 use crate::provider::contract::Signal;
 use crate::session::testing::*;
 
@@ -62,7 +62,12 @@ async fn an_actor_that_panics_is_built_again_and_the_panic_is_counted() {
         let sink = peer.sink.clone().unwrap();
         sink.signal(Signal::InitialSyncDone);
     });
-    h.until(&name, |s| s.crashes == 1).await;
+    let crashed = h.until(&name, |s| s.crashes == 1).await;
+    // What a panic says may quote a message: it is for the log at debug alone.
+    match crashed.last_cause {
+        Some(Cause::Internal { detail }) => assert_eq!(detail, "panicked"),
+        other => panic!("{other:?}"),
+    }
     h.reach(&name, "ONLINE").await;
     assert_eq!(h.world.peer(&name, |peer| peer.opens), 2);
     assert_eq!(
