@@ -30,6 +30,8 @@ pub(super) struct Keeper {
     pub(super) cell: Arc<Cell>,
     pub(super) provider: Arc<dyn Provider>,
     pub(super) store: SessionStore,
+    /// See [`Parts::new`].
+    pub(super) new: bool,
     /// Ends a keeper that waits between two incarnations.
     pub(super) stop: CancellationToken,
 }
@@ -47,6 +49,7 @@ impl Keeper {
                 provider: Arc::clone(&self.provider),
                 store: self.store.clone(),
                 tasks: tasks.clone(),
+                new: self.new,
                 crashes: (crashes, reason.clone()),
             };
             let life = AssertUnwindSafe(Actor::live(parts, &mut mailbox)).catch_unwind();

@@ -14,14 +14,15 @@ use crate::store::{ApplyError, Change, SessionRecord, StoreError, UpdateError};
 /// How recent traffic has to be for a session to count as busy.
 const BUSY: std::time::Duration = std::time::Duration::from_hours(1);
 
-/// What a record says about the machine's facts.
-pub(super) fn facts(record: &SessionRecord) -> Facts {
-    Facts {
-        desired: record.desired,
-        login: record.login,
-        pairing_unconfirmed: record.pairing_unconfirmed,
-        initial_sync_owed: record.initial_sync_owed,
-        halt: record.halt,
+impl From<&SessionRecord> for Facts {
+    fn from(record: &SessionRecord) -> Self {
+        Self {
+            desired: record.desired,
+            login: record.login,
+            pairing_unconfirmed: record.pairing_unconfirmed,
+            initial_sync_owed: record.initial_sync_owed,
+            halt: record.halt,
+        }
     }
 }
 

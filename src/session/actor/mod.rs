@@ -22,7 +22,7 @@ use super::admission::{Permit, Ticket};
 use super::fleet::Fleet;
 use super::inbound::LineEvent;
 use super::mailbox::{CommandError, Message, PairingUpdate, Verb};
-use super::state::{Illegal, Input, Now, State};
+use super::state::{Facts, Illegal, Input, Now, State};
 use super::status::Cell;
 use crate::domain::clock::Timestamp;
 use crate::domain::person::Person;
@@ -38,6 +38,8 @@ pub(super) struct Parts {
     /// A handle that owns nothing yet.
     pub(super) store: SessionStore,
     pub(super) tasks: TaskTracker,
+    /// The session was made by this process: nothing was announced of it before.
+    pub(super) new: bool,
     /// Crashes of earlier incarnations in a row, and the last one's reason.
     pub(super) crashes: (u32, String),
 }
@@ -123,7 +125,12 @@ impl Actor {
             Err(LookupError::NotFound { .. }) => return Err(Exit::Gone),
             Err(LookupError::Store(error)) => return Err(error.into()),
         };
-        let state = State::new(effects::facts(&record));
+        let facts = Facts::from(&record);
+        let state = if parts.new {
+            State::new(facts)
+        } else {
+            State::restored(facts)
+        };
         parts.cell.holds.load(&store).await?;
         let (now, elapsed) = (parts.fleet.clock.now(), parts.fleet.clock.elapsed());
         Ok(Self {

@@ -247,11 +247,38 @@ pub struct State {
 }
 
 impl State {
-    /// A session that was just read from the store; feed it [`Input::Boot`] first.
+    /// A session that was just made, of which nothing was announced yet; feed it [`Input::Boot`] first.
     pub fn new(facts: Facts) -> Self {
+        Self::at(facts, Phase::Resting(Rest::Stopped))
+    }
+
+    /// A session that was read from the store; feed it [`Input::Boot`] first, which announces only what
+    /// a restart changes: one that rests goes on resting without a word.
+    pub fn restored(facts: Facts) -> Self {
+        let phase = match (Rest::of(&facts), &facts.halt) {
+            (Some(rest), _) => Phase::Resting(rest),
+            (None, &Some(Halt::Banned { code, until })) => Phase::Waiting {
+                due: Duration::MAX,
+                shown: Connection::Banned { until, code },
+            },
+            (None, _) => Phase::Resting(Rest::Stopped),
+        };
+        Self::at(facts, phase)
+    }
+
+    /// Where a session is said to be until its actor has looked: where it rests, else on its way.
+    pub fn expected(facts: Facts) -> Connection {
+        let wanted = facts.desired == Desired::Running;
+        match Self::restored(facts).connection() {
+            Connection::Stopped if wanted => Connection::Connecting,
+            connection => connection,
+        }
+    }
+
+    fn at(facts: Facts, phase: Phase) -> Self {
         Self {
             facts,
-            phase: Phase::Resting(Rest::Stopped),
+            phase,
             failures: 0,
             crashes: 0,
             pass: true,

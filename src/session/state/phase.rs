@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::domain::session::Connection;
+use super::Facts;
+use crate::domain::session::{Connection, Desired, Halt, Login};
 
 /// How a device is linked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,20 @@ pub enum Rest {
     },
     /// … the operator wants it so.
     Stopped,
+}
+
+impl Rest {
+    /// Where the facts alone keep a session from doing anything; `None` when it is to connect.
+    pub(super) fn of(facts: &Facts) -> Option<Self> {
+        match (&facts.desired, &facts.login, &facts.halt) {
+            (Desired::Stopped, _, _) => Some(Self::Stopped),
+            (_, Login::LoggedOut, _) => Some(Self::LoggedOut),
+            (_, Login::Unpaired, _) if !facts.pairing_unconfirmed => Some(Self::Unpaired),
+            (_, _, Some(Halt::Replaced)) => Some(Self::Replaced),
+            (_, _, Some(Halt::Banned { code, until: None })) => Some(Self::Banned { code: *code }),
+            _ => None,
+        }
+    }
 }
 
 /// An attempt in progress.

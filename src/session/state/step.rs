@@ -7,7 +7,7 @@ use super::{
     State, classify, spoils_line,
 };
 use crate::domain::clock::Entropy;
-use crate::domain::session::{Cause, Connection, Desired, Halt, Login};
+use crate::domain::session::{Cause, Connection, Halt, Login};
 
 /// The reason a line gives when it is asked to log in without credentials.
 pub const NOT_PAIRED: &str = "NOT_PAIRED";
@@ -319,15 +319,7 @@ impl State {
 
     /// Goes where the facts lead, waiting first if there was trouble.
     fn settle_after(&mut self, trouble: Option<&Cause>, turn: &mut Turn<'_>) {
-        let rest = match (&self.facts.desired, &self.facts.login, &self.facts.halt) {
-            (Desired::Stopped, _, _) => Some(Rest::Stopped),
-            (_, Login::LoggedOut, _) => Some(Rest::LoggedOut),
-            (_, Login::Unpaired, _) if !self.facts.pairing_unconfirmed => Some(Rest::Unpaired),
-            (_, _, Some(Halt::Replaced)) => Some(Rest::Replaced),
-            (_, _, Some(Halt::Banned { code, until: None })) => Some(Rest::Banned { code: *code }),
-            _ => None,
-        };
-        if let Some(rest) = rest {
+        if let Some(rest) = Rest::of(&self.facts) {
             self.phase = Phase::Resting(rest);
             return;
         }

@@ -77,7 +77,7 @@ impl Supervisor {
                     && (record.login == Login::Paired || record.pairing_unconfirmed);
                 restored.connecting += usize::from(connects);
                 if connects && self.is_busy(&store).await? {
-                    self.adopt(store, &record);
+                    self.adopt(store, &record, false);
                 } else {
                     later.push((store, record));
                 }
@@ -88,7 +88,7 @@ impl Supervisor {
             }
         }
         for (store, record) in later {
-            self.adopt(store, &record);
+            self.adopt(store, &record, false);
         }
         tracing::info!(
             sessions = restored.sessions,

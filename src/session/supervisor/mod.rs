@@ -28,7 +28,7 @@ use super::keeper::Keeper;
 use super::mailbox::{CommandError, Message, PairingUpdate, Verb};
 use super::outbound::Depth;
 use super::pacing::Pacing;
-use super::state::PairMode;
+use super::state::{Facts, PairMode, State};
 use super::status::{Cell, SessionStatus};
 use crate::domain::clock::{Clock, Entropy, Timestamp};
 use crate::domain::ids::{SessionName, WorkspaceId};
@@ -249,7 +249,7 @@ impl Supervisor {
                 LookupError::NotFound { what } => StoreError::Damaged(format!("{what} vanished")),
             })
             .map_err(CreateError::Store)?;
-        self.adopt(store, &record);
+        self.adopt(store, &record, true);
         Ok(record)
     }
 
@@ -325,7 +325,7 @@ impl Supervisor {
         if let Err(error) = deleted {
             // It stays, so somebody has to run it.
             if let Ok(store) = workspace.session(&name.session).await {
-                self.adopt(store, &record);
+                self.adopt(store, &record, false);
             }
             return Err(error.into());
         }
@@ -496,7 +496,9 @@ impl Supervisor {
     }
 
     /// Starts the actor of a session that is in the store, unless it runs already.
-    fn adopt(&self, store: SessionStore, record: &SessionRecord) {
+    ///
+    /// `new` says that it was just made, so that its first state is announced whatever it is.
+    fn adopt(&self, store: SessionStore, record: &SessionRecord, new: bool) {
         let name = record.name.clone();
         let Some(provider) = self.0.fleet.providers.get(&record.provider) else {
             tracing::error!(session = %name, provider = record.provider, "no such provider in this build");
@@ -526,6 +528,7 @@ impl Supervisor {
             cell,
             provider: Arc::clone(provider),
             store,
+            new,
             stop: self.0.stop.clone(),
         };
         // Its own root: it outlives the call that created the session.
@@ -557,7 +560,7 @@ fn first_status(record: &SessionRecord) -> SessionStatus {
         name: record.name.clone(),
         provider: record.provider.clone(),
         desired: record.desired,
-        connection: Connection::Stopped,
+        connection: State::expected(Facts::from(record)),
         login: record.login,
         account: record.account.clone(),
         pairing_unconfirmed: record.pairing_unconfirmed,

@@ -68,6 +68,44 @@ async fn terminal_causes_stop_and_tell() {
 }
 
 #[tokio::test]
+async fn a_restart_says_nothing_of_sessions_that_rest() {
+    let mut h = Harness::new(quick()).await;
+    let unpaired = h.create("new").await;
+    assert_eq!(
+        h.supervisor.status(&unpaired).unwrap().connection,
+        Connection::Unpaired
+    );
+    let stopped = h.online("stopped").await;
+    h.supervisor.stop(&stopped).await.unwrap();
+    let replaced = h.online("replaced").await;
+    h.world.control(&replaced, Control::End(Cause::Replaced));
+    let banned = h.online("banned").await;
+    let until = Some(far_future());
+    let cause = Cause::Banned { code: 101, until };
+    h.world.control(&banned, Control::End(cause));
+    let resting = [
+        (&unpaired, "UNPAIRED"),
+        (&stopped, "STOPPED"),
+        (&replaced, "REPLACED"),
+        (&banned, "BANNED"),
+    ];
+    for (name, state) in resting {
+        h.reach(name, state).await;
+        assert_eq!(h.journalled_states(name).await.last(), Some(&state));
+    }
+    let before = h.events().await.len();
+    // The second restart ends what the first began: every actor has looked around by then.
+    for _ in 0..2 {
+        h.restart(quick()).await;
+        for (name, state) in resting {
+            let status = h.supervisor.status(name).unwrap();
+            assert_eq!(status.connection.name(), state);
+        }
+    }
+    assert_eq!(h.events().await.len(), before);
+}
+
+#[tokio::test]
 async fn verdicts_survive_a_restart_and_an_explicit_start_overrides_replaced() {
     let mut h = Harness::new(quick()).await;
     let (replaced, out) = (h.online("a").await, h.online("b").await);
@@ -136,8 +174,13 @@ async fn a_line_that_ignores_its_stop_is_dropped() {
     let name = h.store_paired("a").await;
     h.world.plan(&name, [Plan::Stubborn]);
     h.supervisor.restore().await.unwrap();
-    h.until(&name, |s| s.connection == Connection::Connecting)
-        .await;
+    eventually(|| async {
+        match h.world.peer(&name, |peer| peer.attempts) {
+            1 => Ok(()),
+            n => Err(format!("{n} attempts")),
+        }
+    })
+    .await;
     h.supervisor.stop(&name).await.unwrap();
     h.reach(&name, "STOPPED").await;
     h.supervisor.start(&name).await.unwrap();
