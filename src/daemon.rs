@@ -29,7 +29,7 @@ use crate::ops::{Ops, Vitals, VitalsParts};
 use crate::provider::contract::Provider;
 use crate::provider::multidevice::{MultideviceProvider, SIMULATOR_BUILD};
 use crate::session::{Supervisor, SupervisorOptions};
-use crate::store::keyring::Keks;
+use crate::store::keyring::{KekSource, Keks};
 use crate::store::sled::SledEngine;
 use crate::store::{Store, StoreOptions};
 use crate::telemetry;
@@ -89,6 +89,27 @@ pub struct Daemon {
     broken: CancellationToken,
     /// Health, metrics and upkeep: what runs until the very end.
     background: Shutdown,
+}
+
+/// Judges a configuration as [`Daemon::bind`] does before it opens the store. Nothing is written, and a
+/// credential that only systemd hands over is not missed.
+///
+/// # Errors
+/// [`BindError`] says what is wrong and the fix.
+pub fn check(config: &Config, surroundings: &Surroundings) -> Result<(), BindError> {
+    let entropy = Entropy::from_system().map_err(BindError::Entropy)?;
+    let clock = Arc::new(SystemClock::new());
+    MultideviceProvider::new(settings::multidevice(config)?, clock, entropy.clone())?;
+    settings::sessions(config).validate()?;
+    match settings::kek(config, surroundings) {
+        // The first start makes it.
+        KekSource::Development(path) if !path.exists() => {}
+        KekSource::Credential(_) if surroundings.credentials_dir.is_none() => {}
+        source => {
+            Keks::load(&source, &entropy)?;
+        }
+    }
+    Ok(())
 }
 
 impl Daemon {

@@ -139,11 +139,16 @@ impl From<ReadError> for ApiError {
         match error {
             ReadError::Compacted { oldest } => Self::new(
                 Reason::RevisionOutOfRange,
-                format!("{text}: watch from there, and expect that events in between are gone"),
+                format!("from_revision: {text}: watch from there, and expect that events in between are gone"),
             )
             .with("oldest_revision", oldest.to_string()),
-            ReadError::Future { newest } => Self::new(Reason::RevisionOutOfRange, text)
-                .with("newest_revision", newest.to_string()),
+            ReadError::Future { newest } => Self::new(
+                Reason::RevisionOutOfRange,
+                format!(
+                    "from_revision: {text}: watch from there or earlier, or without it from now on"
+                ),
+            )
+            .with("newest_revision", newest.to_string()),
             ReadError::Store(store) => store.into(),
         }
     }

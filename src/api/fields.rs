@@ -19,6 +19,9 @@ const MAX_LABEL_TERMS: usize = 16;
 /// Most labels on a resource.
 const MAX_LABELS: usize = 64;
 
+/// The end of the year 9999: no later moment is a valid protobuf `Timestamp`.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// Reads a `request_id`: required, and a random UUID so that two clients never choose the same.
 pub(super) fn request_id(text: &str) -> Result<RequestId, ApiError> {
     let id = uuid::Uuid::parse_str(text)
@@ -219,11 +222,18 @@ pub(super) fn labels(
     }
     for (key, value) in &given {
         let key_length = key.chars().count();
-        if !(1..=63).contains(&key_length) || value.chars().count() > 255 {
-            let shown: String = key.chars().take(63).collect();
+        let lengths_fit = (1..=63).contains(&key_length) && value.chars().count() <= 255;
+        if !lengths_fit || key.chars().chain(value.chars()).any(char::is_control) {
+            let shown: String = key
+                .chars()
+                .take(63)
+                .flat_map(char::escape_default)
+                .collect();
             return Err(ApiError::field(
                 "labels",
-                format!("pair `{shown}`: keys have 1 to 63 characters, values at most 255"),
+                format!(
+                    "pair `{shown}`: keys have 1 to 63 characters, values at most 255, and no control characters"
+                ),
             ));
         }
     }
@@ -242,10 +252,10 @@ pub(super) fn moment(
                 .ok()
                 .map(|nanos| nanos / 1_000_000);
             match (secs, millis) {
-                (Some(secs), Some(millis)) if millis < 1_000 => {
+                (Some(secs), Some(millis)) if secs <= LAST_SECOND && millis < 1_000 => {
                     Ok(Timestamp(secs.saturating_mul(1_000).saturating_add(millis)))
                 }
-                _ => Err(ApiError::field(field, "must be a time after 1970")),
+                _ => Err(ApiError::field(field, "must be a time from 1970 to 9999")),
             }
         })
         .transpose()
@@ -294,12 +304,19 @@ mod tests {
     }
 
     #[test]
-    fn moments_before_1970_and_overlong_labels_are_refused() {
+    fn moments_out_of_range_and_odd_labels_are_refused() {
         let before = prost_types::Timestamp {
             seconds: -1,
             nanos: 0,
         };
         assert!(moment("send_after", Some(before)).is_err());
+        let last = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+        assert!(moment("send_after", Some(last(253_402_300_799))).is_ok());
+        assert!(moment("send_after", Some(last(253_402_300_800))).is_err());
+        for odd in ["\u{1b}[31m", "a\nb"] {
+            assert!(labels(BTreeMap::from([("k".to_owned(), odd.to_owned())])).is_err());
+            assert!(labels(BTreeMap::from([(odd.to_owned(), String::new())])).is_err());
+        }
         let labels_in = BTreeMap::from([("k".repeat(64), String::new())]);
         assert!(labels(labels_in).is_err());
         assert!(display_name("x".repeat(201)).is_err());

@@ -217,8 +217,12 @@ impl Sessions for Supervised {
         let accepted = self.supervisor.submit(session, submission).await;
         accepted.map_err(|error| match error {
             SubmitError::NotFound => ApiError::not_found(&session.name().to_string()),
-            SubmitError::Encode(error) => {
-                ApiError::new(Reason::UnsupportedContent, error.to_string())
+            SubmitError::Recipient => ApiError::field(
+                "to",
+                "is nobody this provider can address: give a phone number, or the id of a person or a group as this API gave it out",
+            ),
+            SubmitError::Content(why) => {
+                ApiError::field_with(Reason::UnsupportedContent, "content", why)
             }
             SubmitError::Pacing(refused) => self.paced(&refused),
             SubmitError::Enqueue(error) => error.into(),

@@ -5,11 +5,12 @@ use clap::Subcommand;
 use super::Context;
 use super::exit::Failure;
 use super::output::complain;
+use crate::daemon::{self, Surroundings};
 
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read the configuration like the daemon would and report every problem.
+    /// Read the configuration like the daemon would, the files it names included, and report what is wrong.
     Check,
     /// Print the JSON schema of the configuration file.
     Schema,
@@ -30,6 +31,7 @@ impl ConfigCommand {
 
 fn check(context: &Context) -> Result<(), Failure> {
     let loaded = context.load_config()?;
+    daemon::check(&loaded.config, &Surroundings::of_process())?;
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
     }

@@ -69,12 +69,11 @@ impl EventsCommand {
     /// Reads one stream to its end, moving `next` past everything printed.
     async fn read(&self, context: &Context, next: &mut Option<u64>) -> Result<(), Failure> {
         let daemon = Daemon::connect(context).await?;
+        let session = self.session.as_deref();
         let request = pb::WatchRequest {
-            parent: daemon.workspace_name(),
+            parent: session.map_or_else(|| daemon.workspace_name(), |it| daemon.parent_of(it)),
             from_revision: *next,
-            session: self
-                .session
-                .as_deref()
+            session: session
                 .map(|session| daemon.session_name(session))
                 .unwrap_or_default(),
             types: self.types.iter().map(|kind| i32::from(*kind)).collect(),
@@ -108,14 +107,15 @@ fn print(context: &Context, event: &pb::Event) -> Result<(), Failure> {
         return context.output.json(&json("Event", event)?);
     }
     let kind = words::short(event.r#type().as_str_name(), "EVENT_TYPE_");
-    context.output.line(&format!(
+    // Ids, reactions and names of things are strangers' words as much as texts are.
+    context.output.line(&words::one_line(&format!(
         "{:>6}  {}  {:<12}  {:<14}  {}",
         event.revision,
         words::moment(event.time.as_ref()),
         words::id(&event.session),
         kind,
         describe(event)
-    ))
+    )))
 }
 
 /// What an event says, on one line.
@@ -156,7 +156,7 @@ fn describe(event: &pb::Event) -> String {
             "{} from {}: {}",
             message.stanza_id,
             words::person(message.sender.as_ref()),
-            words::one_line(&message.reason)
+            message.reason
         ),
         Some(Payload::Call(call)) => {
             format!("{} from {}", call.action, words::person(call.from.as_ref()))

@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand. Only `serve` reaches into the daemon; the others are
+//! The command line: one file per subcommand. Only `serve` and `config check` reach into the daemon; the others are
 //! clients of its API, like everybody else.
 
 mod config;
@@ -92,6 +92,14 @@ enum Command {
     Config(config::ConfigCommand),
     #[cfg(feature = "simulator")]
     Demo(demo::DemoCommand),
+    /// Only in a build with the simulator
+    #[cfg(not(feature = "simulator"))]
+    #[command(hide = true)]
+    Demo {
+        /// Whatever the real command takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _words: Vec<String>,
+    },
 }
 
 /// What every command needs.
@@ -144,6 +152,11 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Config(command) => command.run(context),
         #[cfg(feature = "simulator")]
         Command::Demo(command) => client(command.run(context)),
+        #[cfg(not(feature = "simulator"))]
+        Command::Demo { .. } => Err(Failure::new(
+            exit::Exit::Usage,
+            "this build has no simulator to show anything with; run `make demo`, or build with `--features simulator`",
+        )),
     }
 }
 

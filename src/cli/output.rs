@@ -8,6 +8,7 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use super::words::one_line;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -99,7 +100,7 @@ impl Output {
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(header.iter().copied());
         for row in rows {
-            table.add_row(row);
+            table.add_row(row.iter().map(|cell| one_line(cell)));
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));

@@ -12,10 +12,10 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let reason = details.error_info().map(|info| info.reason.as_str());
-        let mut line = if status.message().is_empty() {
-            format!("the daemon answered {:?}", status.code())
-        } else {
-            status.message().to_owned()
+        let mut line = match (status.message(), reason) {
+            ("", _) => format!("the daemon answered {:?}", status.code()),
+            (message, Some(_)) => message.to_owned(),
+            (message, None) => without_words(status.code(), message),
         };
         for violation in details
             .bad_request()
@@ -36,6 +36,19 @@ impl From<Status> for Failure {
     }
 }
 
+/// What the way to the daemon says, in words for people.
+fn without_words(code: Code, message: &str) -> String {
+    match code {
+        Code::Unimplemented => format!(
+            "what answers there is not Trunkline's API ({message}); --endpoint takes the address of listen.grpc, not that of listen.ops"
+        ),
+        Code::Unknown | Code::Internal | Code::Cancelled => {
+            format!("the connection to the daemon broke ({message})")
+        }
+        _ => message.to_owned(),
+    }
+}
+
 /// Without an `ErrorInfo` the answer did not come from the daemon but from the way to it.
 fn exit(code: Code, from_daemon: bool) -> Exit {
     match code {
@@ -43,7 +56,9 @@ fn exit(code: Code, from_daemon: bool) -> Exit {
         Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
         Code::Unavailable if from_daemon => Exit::Temporary,
         Code::Unavailable => Exit::Unreachable,
-        Code::Unknown if !from_daemon => Exit::Unreachable,
+        Code::Unknown | Code::Internal | Code::Cancelled | Code::Unimplemented if !from_daemon => {
+            Exit::Unreachable
+        }
         Code::ResourceExhausted | Code::DeadlineExceeded => Exit::Temporary,
         Code::Internal | Code::DataLoss | Code::Unimplemented | Code::Unknown => Exit::Internal,
         Code::Cancelled => Exit::Interrupted,
@@ -98,5 +113,16 @@ mod tests {
             Failure::from(Status::unavailable("tcp connect error")).exit,
             Exit::Unreachable
         );
+        let broke = Failure::from(Status::unknown("h2 protocol error: error reading a body"));
+        assert_eq!(broke.exit, Exit::Unreachable);
+        assert!(
+            broke
+                .to_string()
+                .starts_with("the connection to the daemon broke"),
+            "{broke}"
+        );
+        let elsewhere = Failure::from(Status::unimplemented("HTTP status code 404"));
+        assert_eq!(elsewhere.exit, Exit::Unreachable);
+        assert!(elsewhere.to_string().contains("listen.ops"), "{elsewhere}");
     }
 }

@@ -20,7 +20,7 @@ use crate::pb::watch_response::Frame;
 )]
 pub(crate) struct SendCommand {
     /// The recipient and the text; only the text when --to is given
-    #[arg(required = true, num_args = 1..=2, value_name = "[TO] TEXT")]
+    #[arg(required = true, num_args = 1.., value_name = "[TO] TEXT")]
     words: Vec<String>,
     /// The recipient: a phone number with + and country code, or an id that events carry
     #[arg(long)]
@@ -41,6 +41,9 @@ pub(crate) struct SendCommand {
     #[arg(long, default_value = "1m", value_parser = duration::parse)]
     timeout: Duration,
 }
+
+/// What a person needs to know when the message can no longer be followed.
+const STORED: &str = "the message is stored and will be sent";
 
 /// How far a message is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,6 +114,13 @@ impl SendCommand {
     fn recipient_and_text(&self) -> Result<(String, String), Failure> {
         match (&self.to, &self.words[..]) {
             (Some(to), [text]) | (None, [to, text]) => Ok((to.clone(), text.clone())),
+            (None, [_, _, ..]) => Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "that is {} words; put the recipient and the text in quotes: `trunkline send \"+234 803 123 4567\" \"good morning\"`",
+                    self.words.len()
+                ),
+            )),
             (None, _) => Err(Failure::new(
                 Exit::Usage,
                 "whom to? write `trunkline send +2348031234567 \"text\"`",
@@ -137,11 +147,13 @@ impl SendCommand {
             if is_end(state) {
                 return Err(ended(state, failure.as_ref()));
             }
-            let Some(response) = statuses.message().await? else {
-                return Err(Failure::new(
-                    Exit::Unreachable,
-                    "the daemon ended the stream; the message is stored and will be sent",
-                ));
+            let next = statuses.message().await.map_err(|status| {
+                let lost = Failure::from(status);
+                Failure::new(lost.exit, format!("{lost}; {STORED}"))
+            })?;
+            let Some(response) = next else {
+                let lost = format!("the daemon ended the stream; {STORED}");
+                return Err(Failure::new(Exit::Unreachable, lost));
             };
             let Some(Frame::Event(event)) = response.frame else {
                 continue;
@@ -209,7 +221,7 @@ async fn watch_statuses(
     session: &str,
 ) -> Result<Streaming<pb::WatchResponse>, Failure> {
     let request = pb::WatchRequest {
-        parent: daemon.workspace_name(),
+        parent: daemon.parent_of(session),
         from_revision: None,
         session: session.to_owned(),
         types: vec![pb::EventType::MessageStatus.into()],

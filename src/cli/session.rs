@@ -239,7 +239,7 @@ fn show(context: &Context, session: &pb::Session) -> Result<(), Failure> {
         .collect();
     let rows = [
         ("name", session.name.clone()),
-        ("display name", words::one_line(&session.display_name)),
+        ("display name", session.display_name.clone()),
         ("provider", session.provider.clone()),
         ("account", words::person(session.account.as_ref())),
         ("desired", desired.to_owned()),
@@ -258,6 +258,7 @@ fn show(context: &Context, session: &pb::Session) -> Result<(), Failure> {
         ("updated", words::moment(session.update_time.as_ref())),
     ];
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
+        let value = words::one_line(value);
         context.output.line(&format!("{name:<14} {value}"))?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! Strongest wins: `--endpoint`, `--socket`, their variables, the configured socket, then the places a
 //! daemon of this machine puts its socket by default.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::Context;
 use super::exit::{Exit, Failure};
+use super::{Context, words};
 use crate::pb;
 
 /// Where systemd's `RuntimeDirectory=trunkline` puts the socket.
@@ -29,29 +30,53 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Options that say which daemon is meant.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetArgs {
-    /// The operator's socket [default: the configured one, else the usual places]
-    #[arg(long, global = true, env = "TRUNKLINE_SOCKET", value_name = "PATH")]
+    /// The operator's socket [env: `TRUNKLINE_SOCKET`] [default: the configured one, else the usual places]
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// The daemon's gRPC address, such as `http://127.0.0.1:7433`, instead of the socket
-    #[arg(
-        long,
-        global = true,
-        env = "TRUNKLINE_ENDPOINT",
-        value_name = "URL",
-        conflicts_with = "socket"
-    )]
+    /// [env: `TRUNKLINE_ENDPOINT`]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
     endpoint: Option<String>,
     /// The bearer token for --endpoint
     #[arg(long, global = true, env = "TRUNKLINE_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// The workspace
-    #[arg(
-        long,
-        global = true,
-        env = "TRUNKLINE_WORKSPACE",
-        default_value = "default"
-    )]
-    pub(crate) workspace: String,
+    /// The workspace [default: the token's, else `default`]
+    #[arg(long, global = true, env = "TRUNKLINE_WORKSPACE")]
+    workspace: Option<String>,
+}
+
+/// What a command line and its environment point at.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// An address.
+    Network(String),
+    /// A socket.
+    Socket(PathBuf),
+    /// Wherever a daemon of this machine is.
+    Usual,
+}
+
+impl TargetArgs {
+    /// The place that is meant. What was typed wins over variables, whatever they say.
+    fn place(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Place, Failure> {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        if let Some(url) = &self.endpoint {
+            return Ok(Place::Network(url.clone()));
+        }
+        if let Some(path) = &self.socket {
+            return Ok(Place::Socket(path.clone()));
+        }
+        if let Some(url) = set("TRUNKLINE_ENDPOINT") {
+            let url = url.into_string().map_err(|_| {
+                Failure::new(
+                    Exit::Usage,
+                    "TRUNKLINE_ENDPOINT is not an address; write it like http://127.0.0.1:7433",
+                )
+            })?;
+            return Ok(Place::Network(url));
+        }
+        Ok(set("TRUNKLINE_SOCKET").map_or(Place::Usual, |path| Place::Socket(path.into())))
+    }
 }
 
 /// A channel that carries the caller's token.
@@ -86,9 +111,10 @@ impl Daemon {
     /// Which places were tried, and how to name another.
     pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
         let target = &context.target;
-        let channel = match &target.endpoint {
-            Some(url) => over_network(url).await?,
-            None => over_socket(&find_socket(context)?).await?,
+        let channel = match target.place(|name| std::env::var_os(name))? {
+            Place::Network(url) => over_network(&url).await?,
+            Place::Socket(path) => over_socket(&path).await?,
+            Place::Usual => over_socket(&find_socket(context).await?).await?,
         };
         let bearer = match &target.token {
             None => Bearer(None),
@@ -102,10 +128,29 @@ impl Daemon {
                 Bearer(Some(value))
             }
         };
-        Ok(Self {
+        let mut daemon = Self {
             channel: InterceptedService::new(channel, bearer),
-            workspace: target.workspace.clone(),
-        })
+            workspace: "default".to_owned(),
+        };
+        match (&target.workspace, &target.token) {
+            (Some(named), _) => daemon.workspace.clone_from(named),
+            (None, Some(_)) => daemon.adopt_workspace().await?,
+            (None, None) => {}
+        }
+        Ok(daemon)
+    }
+
+    /// A workspace's token shows exactly one workspace: that is the one that is meant.
+    async fn adopt_workspace(&mut self) -> Result<(), Failure> {
+        let request = pb::ListWorkspacesRequest {
+            page_size: 2,
+            ..pb::ListWorkspacesRequest::default()
+        };
+        let answer = self.workspaces().list_workspaces(request).await?;
+        if let [only] = &answer.into_inner().workspaces[..] {
+            words::id(&only.name).clone_into(&mut self.workspace);
+        }
+        Ok(())
     }
 
     /// The daemon behind this socket, whatever the command line says.
@@ -123,6 +168,14 @@ impl Daemon {
     /// `workspaces/{workspace}`.
     pub(crate) fn workspace_name(&self) -> String {
         format!("workspaces/{}", self.workspace)
+    }
+
+    /// The workspace that holds a session: that of its full name, else the command line's.
+    pub(crate) fn parent_of(&self, session: &str) -> String {
+        match session.split_once("/sessions/") {
+            Some((parent, _)) => parent.to_owned(),
+            None => self.workspace_name(),
+        }
     }
 
     /// `workspaces/{workspace}/sessions/{session}`; a full name stays as it is.
@@ -241,17 +294,25 @@ fn socket_failure(path: &Path, error: &std::io::Error) -> Failure {
     }
 }
 
-/// The socket that is meant, or the first that exists of those that are usual.
-fn find_socket(context: &Context) -> Result<PathBuf, Failure> {
-    if let Some(path) = &context.target.socket {
-        return Ok(path.clone());
-    }
+/// The first of the usual sockets at which a daemon answers.
+async fn find_socket(context: &Context) -> Result<PathBuf, Failure> {
     let config = context.load_config()?.config;
     let configured = config.socket_path(None);
     let usual = [PathBuf::from(SYSTEM_SOCKET), PathBuf::from(CHECKOUT_SOCKET)];
     let candidates: Vec<PathBuf> = configured.into_iter().chain(usual).collect();
-    if let Some(found) = candidates.iter().find(|path| path.exists()) {
-        return Ok(found.clone());
+    // A daemon that is gone leaves its socket behind, and one that may not be opened may be the one meant.
+    let mut refused = None;
+    for path in &candidates {
+        match UnixStream::connect(path).await {
+            Ok(_) => return Ok(path.clone()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                refused.get_or_insert_with(|| socket_failure(path, &error));
+            }
+        }
+    }
+    if let Some(failure) = refused {
+        return Err(failure);
     }
     let tried: Vec<String> = candidates
         .iter()
@@ -272,4 +333,35 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(typed: [Option<&str>; 2], variables: [Option<&str>; 2]) -> Place {
+        let target = TargetArgs {
+            endpoint: typed[0].map(str::to_owned),
+            socket: typed[1].map(PathBuf::from),
+            token: None,
+            workspace: None,
+        };
+        let variable = |name: &str| match name {
+            "TRUNKLINE_ENDPOINT" => variables[0].map(OsString::from),
+            _ => variables[1].map(OsString::from),
+        };
+        target.place(variable).unwrap()
+    }
+
+    #[test]
+    fn what_was_typed_wins_over_variables_and_addresses_over_sockets() {
+        let network = |url: &str| Place::Network(url.to_owned());
+        let socket = |path: &str| Place::Socket(path.into());
+        let both = [Some("e"), Some("s")];
+        assert_eq!(place([Some("E"), None], both), network("E"));
+        assert_eq!(place([None, Some("S")], both), socket("S"));
+        assert_eq!(place([None, None], both), network("e"));
+        assert_eq!(place([None, None], [None, Some("s")]), socket("s"));
+        assert_eq!(place([None, None], [Some(""), Some("")]), Place::Usual);
+    }
 }

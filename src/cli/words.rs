@@ -125,11 +125,11 @@ pub(crate) fn message_state(state: pb::MessageState) -> &'static str {
     short(state.as_str_name(), "MESSAGE_STATE_")
 }
 
-/// What a message says, on one line.
+/// What a message says, in its own words: show it through [`one_line`].
 pub(crate) fn content(content: Option<&pb::Content>) -> String {
     use pb::content::Content;
     match content.and_then(|content| content.content.as_ref()) {
-        Some(Content::Text(text)) => one_line(&text.text),
+        Some(Content::Text(text)) => text.text.clone(),
         Some(Content::Reaction(reaction)) => {
             format!(
                 "reacted {} to {}",
@@ -137,7 +137,7 @@ pub(crate) fn content(content: Option<&pb::Content>) -> String {
             )
         }
         Some(Content::Edit(edit)) => {
-            format!("edited {}: {}", edit.target_stanza_id, one_line(&edit.text))
+            format!("edited {}: {}", edit.target_stanza_id, edit.text)
         }
         Some(Content::Revoke(revoke)) => format!("deleted {}", revoke.target_stanza_id),
         Some(Content::Other(other)) => format!("[{}]", other.type_name),
@@ -148,8 +148,14 @@ pub(crate) fn content(content: Option<&pb::Content>) -> String {
 /// Text from strangers, without line breaks and without characters that steer terminals.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if steers(c) { ' ' } else { c })
         .collect()
+}
+
+/// Control characters, and those that turn the direction of the text around them.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -159,6 +165,7 @@ mod tests {
     #[test]
     fn strangers_cannot_steer_the_terminal() {
         assert_eq!(one_line("hi\n\u{1b}[2Jthere"), "hi  [2Jthere");
+        assert_eq!(one_line("a\u{202e}b\u{2029}c"), "a b c");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From sources to a configuration: default < file < environment < flags.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,15 +29,16 @@ const COMMAND_VARIABLES: [&str; 6] = [
 pub struct Sources {
     /// A file that must exist. Without it [`DEFAULT_FILE`] is read if it exists.
     pub file: Option<PathBuf>,
-    /// `TRUNKLINE_*` variables.
-    pub env: Vec<(String, String)>,
+    /// `TRUNKLINE_*` variables; their values need not be text.
+    pub env: Vec<(String, OsString)>,
     /// `--state-dir`.
     pub state_dir: Option<PathBuf>,
 }
 
 /// The `TRUNKLINE_*` variables of this process.
-pub fn environment() -> Vec<(String, String)> {
-    std::env::vars()
+pub fn environment() -> Vec<(String, OsString)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .filter(|(name, _)| name.starts_with("TRUNKLINE_"))
         .collect()
 }
@@ -190,7 +192,7 @@ fn at(path: &Path, line: usize) -> Origin {
 }
 
 fn read_env(
-    env: &[(String, String)],
+    env: &[(String, OsString)],
     keys: &[Key],
     merged: &mut Table,
     problems: &mut Problems,
@@ -208,6 +210,10 @@ fn read_env(
             continue;
         };
         problems.set_origin(&key.path, Origin::Env(name.clone()));
+        let Some(text) = text.to_str() else {
+            problems.add(&key.path, "is not UTF-8; write it in plain characters");
+            continue;
+        };
         match env_value(&key.kind, text) {
             Some(value) => take(&key.path, value, merged, problems),
             None => problems.add(&key.path, format!("`{text}` is not a valid {}", key.kind)),

@@ -17,7 +17,7 @@ fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
         file: Some(file),
         env: env
             .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
             .collect(),
         state_dir: None,
     })

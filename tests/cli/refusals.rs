@@ -1,5 +1,7 @@
 //! Rubbish in: one line that names the field and the fix, and an exit code for scripts.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -52,7 +54,10 @@ fn a_configuration_is_checked_as_the_daemon_would() {
             ],
         );
     }
-    let good = config(dir.path(), "[stall]\nsilence = \"30s\"\n");
+    let good = config(
+        dir.path(),
+        "[stall]\nsilence = \"30s\"\n[multidevice]\nendpoint = \"wss://127.0.0.1:9/ws\"\n",
+    );
     let output = trunkline()
         .args(["config", "check", "--config"])
         .arg(&good)
@@ -80,6 +85,67 @@ fn a_variable_can_be_wrong_too() {
         78,
         &["TRUNKLINE_STALL_SILENCE", "stall.silence", "30s"],
     );
+}
+
+#[test]
+fn variables_need_not_be_text_unless_they_are_ours() {
+    let rubbish = OsStr::from_bytes(b"\xff");
+    for name in ["X", "TRUNKLINE_SOCKET"] {
+        let output = trunkline()
+            .args(["config", "schema"])
+            .env(name, rubbish)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+    let output = trunkline()
+        .args(["config", "check"])
+        .env("TRUNKLINE_STALL_SILENCE", rubbish)
+        .output()
+        .unwrap();
+    refuses(&output, 78, &["TRUNKLINE_STALL_SILENCE", "UTF-8"]);
+}
+
+#[test]
+fn a_check_finds_what_only_the_parts_can_judge() {
+    let dir = tempfile::tempdir().unwrap();
+    let loopback = "[multidevice]\nendpoint = \"wss://127.0.0.1:9/ws\"\n";
+    for (text, parts) in [
+        (
+            format!("{loopback}[log]\nlevel = \"banana\"\n"),
+            ["log.level", "banana", "info"],
+        ),
+        (
+            "[multidevice]\nendpoint = \"ws://example.com/x\"\n".to_owned(),
+            ["multidevice.endpoint", "example.com", "loopback"],
+        ),
+        (
+            format!("{loopback}tls_root = \"/nowhere/root.pem\"\n"),
+            ["multidevice.tls_root", "/nowhere/root.pem", "PEM"],
+        ),
+        (
+            format!("{loopback}[keys]\nsource = \"file\"\nfile = \"/nowhere/kek\"\n"),
+            ["key encryption key", "/nowhere/kek", "head -c 32"],
+        ),
+    ] {
+        let bad = config(dir.path(), &text);
+        let state = dir.path().join("state");
+        for command in [["config", "check"].as_slice(), &["serve"]] {
+            let output = trunkline()
+                .args(command)
+                .arg("--config")
+                .arg(&bad)
+                .arg("--state-dir")
+                .arg(&state)
+                .output()
+                .unwrap();
+            refuses(&output, 78, &parts);
+            assert!(
+                command != ["config", "check"] || !state.exists(),
+                "a check leaves nothing"
+            );
+        }
+    }
 }
 
 #[test]
@@ -126,6 +192,16 @@ fn a_daemon_that_is_not_there_is_said_so() {
         &["no daemon found", "trunkline.sock", "--socket"],
     );
 
+    // One that a daemon left behind is no reason to say that there is none.
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("trunkline.sock")).unwrap());
+    let output = trunkline()
+        .current_dir(dir.path())
+        .args(["session", "list", "--state-dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    refuses(&output, 69, &["trunkline.sock", "nobody listens"]);
+
     let output = trunkline()
         .args(["session", "list", "--endpoint", "http://127.0.0.1:1"])
         .output()
@@ -133,6 +209,7 @@ fn a_daemon_that_is_not_there_is_said_so() {
     refuses(&output, 69, &["no daemon answers at http://127.0.0.1:1"]);
     let output = trunkline()
         .args(["session", "list", "--endpoint", "localhost"])
+        .env("TRUNKLINE_SOCKET", "a variable is weaker")
         .output()
         .unwrap();
     refuses(&output, 2, &["--endpoint", "http://127.0.0.1:7433"]);
@@ -147,6 +224,11 @@ fn the_command_line_itself_can_be_wrong() {
         (
             &["session", "create", "x", "--label", "nonsense"],
             "team=support",
+        ),
+        (&["send", "+234", "803", "123", "4567", "hi"], "in quotes"),
+        (
+            &["session", "list", "--socket", "s", "--endpoint", "http://e"],
+            "cannot be used with",
         ),
     ] {
         refuses(&trunkline().args(arguments).output().unwrap(), 2, &[part]);

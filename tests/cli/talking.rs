@@ -67,9 +67,31 @@ async fn refusals_of_the_daemon_are_one_line_with_reason_and_fix() {
         1,
         &["trunkline pair"],
     );
-    succeeds(
+    // A phone number that is refused leaves no session behind.
+    refuses(
+        &daemon,
+        &["pair", "--code", "0803"],
+        2,
+        &["phone", "INVALID_PHONE_NUMBER"],
+    );
+    let none = succeeds(&daemon, &["session", "list"]);
+    assert!(none.contains("no sessions yet"), "{none}");
+    let created = succeeds(
         &daemon,
         &["session", "create", "main", "--label", "team=support"],
+    );
+    assert!(created.contains("UNPAIRED"), "{created}");
+    refuses(
+        &daemon,
+        &["session", "create", "odd", "--label", "a=\u{1b}[31m"],
+        2,
+        &["labels", "control characters"],
+    );
+    refuses(
+        &daemon,
+        &["send", "--to", "x@y", "hi"],
+        2,
+        &["to:", "INVALID_FIELD"],
     );
     refuses(
         &daemon,
@@ -93,8 +115,18 @@ async fn refusals_of_the_daemon_are_one_line_with_reason_and_fix() {
         &daemon,
         &["events", "--from", "999999"],
         1,
-        &["REVISION_OUT_OF_RANGE"],
+        &["from_revision", "REVISION_OUT_OF_RANGE"],
     );
+    // A full name is enough to find a session of another workspace.
+    succeeds(&daemon, &["workspace", "create", "acme"]);
+    let far = "workspaces/acme/sessions/z";
+    succeeds(&daemon, &["session", "create", "z", "--workspace", "acme"]);
+    let stored = succeeds(
+        &daemon,
+        &["send", "--session", far, "+15551234567", "hi", "--no-wait"],
+    );
+    assert!(stored.contains("QUEUED"), "{stored}");
+    succeeds(&daemon, &["events", "--session", far]);
 
     // A second daemon on the same store.
     let second = run(&daemon, &["serve"]);
@@ -121,17 +153,22 @@ async fn refusals_of_the_daemon_are_one_line_with_reason_and_fix() {
 async fn tokens_open_the_network_and_revoked_ones_do_not() {
     let mut daemon = Daemon::prepare("ws://127.0.0.1:9/ws/chat", "");
     daemon.start().await;
-    let grpc = daemon
-        .log()
-        .lines()
-        .rev()
-        .find_map(|line| {
-            serde_json::from_str::<Value>(line).ok()?["grpc"]
-                .as_str()
-                .map(str::to_owned)
-        })
-        .expect("the log names the gRPC address");
-    let endpoint = format!("http://{grpc}");
+    let log = daemon.log();
+    let addresses = |which: &str| {
+        let mut named = log.lines().rev().filter_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line[which].as_str().map(str::to_owned)
+        });
+        named.next().expect("the log names the addresses")
+    };
+    let endpoint = format!("http://{}", addresses("grpc"));
+    // Somebody else's port says what it is not.
+    let ops = addresses("ops");
+    let mut elsewhere = daemon.trunkline();
+    elsewhere.args(["session", "list", "--endpoint", &format!("http://{ops}")]);
+    let elsewhere = elsewhere.output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("listen.ops"));
     let over_network = |token: Option<&str>| {
         let mut command = daemon.trunkline();
         command.args(["session", "list", "--endpoint", &endpoint]);
@@ -151,6 +188,23 @@ async fn tokens_open_the_network_and_revoked_ones_do_not() {
     let listed = json(&succeeds(&daemon, &["token", "list", "--output", "json"]));
     assert_eq!(listed[0]["displayName"], "core");
     assert!(!listed[0].to_string().contains(secret));
+
+    // Its workspace need not be named.
+    succeeds(
+        &daemon,
+        &["session", "create", "there", "--workspace", "acme"],
+    );
+    let acme = [
+        "token",
+        "create",
+        "--display-name",
+        "acme",
+        "--workspace",
+        "acme",
+    ];
+    let acme = over_network(Some(succeeds(&daemon, &acme).trim()));
+    let shown = String::from_utf8_lossy(&acme.stdout);
+    assert!(shown.contains("there"), "{shown}");
 
     // It opens its own workspace only, and does not say whether another exists.
     let mut elsewhere = daemon.trunkline();

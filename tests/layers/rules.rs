@@ -62,6 +62,8 @@ const LAYERS: &[Layer] = &[
 const FILES: &[(&str, &[&str])] = &[
     // `trunkline serve` is the daemon: parse, then hand over.
     ("src/cli/serve.rs", &["daemon", "telemetry", "lifecycle"]),
+    // `trunkline config check` judges as the daemon does.
+    ("src/cli/config.rs", &["daemon"]),
 ];
 
 /// A crate from outside, and where alone it may be named.

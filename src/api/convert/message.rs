@@ -160,7 +160,10 @@ fn read_state(named: pb::MessageState) -> Option<MessageState> {
 }
 
 fn read_jid(field: &'static str, jid: String) -> Result<Person, ApiError> {
-    let server = jid.split_once('@').map(|(_, server)| server);
+    let server = jid
+        .split_once('@')
+        .filter(|(user, server)| !user.is_empty() && !server.contains('@'))
+        .map(|(_, server)| server);
     let printable = jid.chars().all(|c| c.is_ascii_graphic());
     let (Some(server), true, true) = (server, printable, jid.len() <= MAX_JID) else {
         return Err(ApiError::field(
@@ -223,7 +226,14 @@ mod tests {
             jid("1@g.us").unwrap().provider_id.as_deref(),
             Some("1@g.us")
         );
-        for bad in ["", "15551234567", "a b@lid", &"x".repeat(200)] {
+        for bad in [
+            "",
+            "15551234567",
+            "a b@lid",
+            "@lid",
+            "a@b@s.whatsapp.net",
+            &"x".repeat(200),
+        ] {
             assert!(jid(bad).is_err(), "{bad}");
         }
     }

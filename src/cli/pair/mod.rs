@@ -36,13 +36,15 @@ impl PairCommand {
     /// What the daemon refuses; a pairing that failed (1).
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let daemon = Daemon::connect(context).await?;
-        ensure_session(context, &daemon, &self.session).await?;
-        let request = pb::PairSessionRequest {
-            name: daemon.session_name(&self.session),
-            request_id: request_id(),
-            phone: self.code.clone().unwrap_or_default(),
+        let steps = match self.begin(&daemon).await {
+            // What is wrong with the request is said before the session is looked for: a refused phone
+            // number leaves no session behind.
+            Err(status) if status.code() == Code::NotFound => {
+                create_session(context, &daemon, &self.session).await?;
+                self.begin(&daemon).await?
+            }
+            begun => begun?,
         };
-        let steps = daemon.sessions().pair_session(request).await?.into_inner();
         let account = follow(context, steps).await?;
         if !context.output.is_json() {
             let id = words::id(&self.session);
@@ -52,29 +54,30 @@ impl PairCommand {
         }
         Ok(())
     }
+
+    async fn begin(&self, daemon: &Daemon) -> Result<Streaming<pb::PairSessionResponse>, Status> {
+        let request = pb::PairSessionRequest {
+            name: daemon.session_name(&self.session),
+            request_id: request_id(),
+            phone: self.code.clone().unwrap_or_default(),
+        };
+        Ok(daemon.sessions().pair_session(request).await?.into_inner())
+    }
 }
 
-async fn ensure_session(context: &Context, daemon: &Daemon, id: &str) -> Result<(), Failure> {
-    let request = pb::GetSessionRequest {
-        name: daemon.session_name(id),
+async fn create_session(context: &Context, daemon: &Daemon, name: &str) -> Result<(), Failure> {
+    let id = words::id(name);
+    let request = pb::CreateSessionRequest {
+        parent: daemon.parent_of(name),
+        session_id: id.to_owned(),
+        request_id: request_id(),
+        ..pb::CreateSessionRequest::default()
     };
-    match daemon.sessions().get_session(request).await {
-        Ok(_) => Ok(()),
-        Err(status) if status.code() == Code::NotFound => {
-            let request = pb::CreateSessionRequest {
-                parent: daemon.workspace_name(),
-                session_id: id.to_owned(),
-                request_id: request_id(),
-                ..pb::CreateSessionRequest::default()
-            };
-            daemon.sessions().create_session(request).await?;
-            if context.output.is_json() {
-                return Ok(());
-            }
-            context.output.line(&format!("session {id} created"))
-        }
-        Err(status) => Err(status.into()),
+    daemon.sessions().create_session(request).await?;
+    if context.output.is_json() {
+        return Ok(());
     }
+    context.output.line(&format!("session {id} created"))
 }
 
 /// Shows the steps until the last one; returns the account.

@@ -40,9 +40,12 @@ pub enum SubmitError {
     /// The session does not exist here: `NOT_FOUND`.
     #[error("session does not exist")]
     NotFound,
-    /// The content or the recipient cannot be carried: `INVALID_ARGUMENT`.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
+    /// The provider has no way to the recipient: `INVALID_ARGUMENT`.
+    #[error("the provider cannot address this recipient")]
+    Recipient,
+    /// The content cannot be carried: `INVALID_ARGUMENT`.
+    #[error("{0}")]
+    Content(String),
     /// Too much for now: `RESOURCE_EXHAUSTED` with a time to retry.
     #[error(transparent)]
     Pacing(#[from] PacingRefused),
@@ -175,6 +178,15 @@ impl Supervisor {
             }
         }
         Ok(false)
+    }
+}
+
+impl From<EncodeError> for SubmitError {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Recipient => Self::Recipient,
+            EncodeError::Unsupported { .. } => Self::Content(error.to_string()),
+        }
     }
 }
 
