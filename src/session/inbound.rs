@@ -174,9 +174,9 @@ impl Inbound {
                 ApplyError::Store(error) => commit_error(&error),
                 ApplyError::Transition(error) => CommitError(error.to_string()),
             })?;
-        for (index, stanza_id) in reports {
+        for (index, sender, stanza_id) in reports {
             if let Some(Applied::Event(event)) = applied.get(index) {
-                self.memory().reported(&stanza_id, event.event_id);
+                self.memory().reported(&sender, &stanza_id, event.event_id);
             }
         }
         count(&applied);
@@ -188,7 +188,7 @@ impl Inbound {
     async fn changes(
         &self,
         batch: Vec<Arrival>,
-    ) -> Result<(Vec<Change>, Vec<(usize, String)>), StoreError> {
+    ) -> Result<(Vec<Change>, Vec<(usize, String, String)>), StoreError> {
         let now = self.clock.now();
         let mut changes = Vec::with_capacity(batch.len());
         let mut reports = Vec::new();
@@ -200,8 +200,12 @@ impl Inbound {
                     }
                     self.link_recovery(&mut event).await?;
                     self.remember_contact(&event.payload).await?;
-                    if let Payload::Undecryptable { stanza_id, .. } = &event.payload {
-                        reports.push((changes.len(), stanza_id.clone()));
+                    if let Payload::Undecryptable {
+                        sender, stanza_id, ..
+                    } = &event.payload
+                    {
+                        let sender = sender.canonical().to_owned();
+                        reports.push((changes.len(), sender, stanza_id.clone()));
                     }
                     changes.push(Change::Event(event));
                 }
@@ -258,7 +262,9 @@ impl Inbound {
         if recovers.is_some() {
             return Ok(());
         }
-        let (known, complete) = self.memory().report_of(&message.stanza_id);
+        let (known, complete) = self
+            .memory()
+            .report_of(message.sender.canonical(), &message.stanza_id);
         if known.is_some() || (complete && message.sent_at >= self.complete_since) {
             *recovers = known;
             return Ok(());

@@ -18,8 +18,8 @@ pub(super) struct Memory {
     hasher: RandomState,
     mappings: HashSet<u64>,
     contacts: HashSet<u64>,
-    reports: HashMap<String, EventId>,
-    order: VecDeque<String>,
+    reports: HashMap<u64, EventId>,
+    order: VecDeque<u64>,
     forgot_reports: bool,
 }
 
@@ -36,12 +36,14 @@ impl Memory {
         insert(&mut self.contacts, hash)
     }
 
-    /// Remembers that a message was reported undecryptable.
-    pub(super) fn reported(&mut self, stanza_id: &str, event: EventId) {
-        if self.reports.insert(stanza_id.to_owned(), event).is_some() {
+    /// Remembers that a message was reported undecryptable. Senders choose stanza ids, so the sender's
+    /// canonical name belongs to it.
+    pub(super) fn reported(&mut self, sender: &str, stanza_id: &str, event: EventId) {
+        let hash = self.hasher.hash_one((sender, stanza_id));
+        if self.reports.insert(hash, event).is_some() {
             return;
         }
-        self.order.push_back(stanza_id.to_owned());
+        self.order.push_back(hash);
         if self.order.len() > REPORTS
             && let Some(oldest) = self.order.pop_front()
         {
@@ -51,8 +53,9 @@ impl Memory {
     }
 
     /// The report of a message, and whether not finding one means that there is none.
-    pub(super) fn report_of(&self, stanza_id: &str) -> (Option<EventId>, bool) {
-        (self.reports.get(stanza_id).copied(), !self.forgot_reports)
+    pub(super) fn report_of(&self, sender: &str, stanza_id: &str) -> (Option<EventId>, bool) {
+        let hash = self.hasher.hash_one((sender, stanza_id));
+        (self.reports.get(&hash).copied(), !self.forgot_reports)
     }
 }
 
@@ -73,11 +76,12 @@ mod tests {
         assert!(memory.is_new_mapping("1@lid", "1@s.whatsapp.net"));
         assert!(!memory.is_new_mapping("1@lid", "1@s.whatsapp.net"));
         let event = EventId(uuid::Uuid::nil());
-        memory.reported("A", event);
-        assert_eq!(memory.report_of("A"), (Some(event), true));
+        memory.reported("1@lid", "A", event);
+        assert_eq!(memory.report_of("1@lid", "A"), (Some(event), true));
+        assert_eq!(memory.report_of("2@lid", "A"), (None, true));
         for n in 0..REPORTS {
-            memory.reported(&n.to_string(), event);
+            memory.reported("1@lid", &n.to_string(), event);
         }
-        assert_eq!(memory.report_of("A"), (None, false));
+        assert_eq!(memory.report_of("1@lid", "A"), (None, false));
     }
 }

@@ -14,4 +14,5 @@ mod support;
 
 mod in_process;
 mod service;
+mod store;
 mod unit;

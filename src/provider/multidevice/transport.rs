@@ -407,7 +407,11 @@ impl Reader {
         if !grown || self.read.load(Ordering::Relaxed) != self.consumed {
             return;
         }
-        let mut guard = self.shared.write.lock().await;
+        // A writer may be waiting for the server to read, and the server for us: try again with the next
+        // message.
+        let Ok(mut guard) = self.shared.write.try_lock() else {
+            return;
+        };
         let (Some(mut write), Some(read)) = (guard.take(), self.stream.take()) else {
             return;
         };

@@ -129,10 +129,15 @@ impl Watch {
     /// or a message whose ratchet step is stored without its row would be acknowledged as a duplicate
     /// when it is delivered again. Closes the connection; the client must be rebuilt.
     pub(super) fn poison(&self, detail: impl Into<String>) {
-        self.poisoned.store(true, Ordering::SeqCst);
-        self.conclude_and_close(Cause::StoreFailed {
+        let first = !self.poisoned.swap(true, Ordering::SeqCst);
+        let cause = Cause::StoreFailed {
             detail: detail.into(),
-        });
+        };
+        if first {
+            // Whatever else ends this connection: the client behind it must not be used again.
+            self.attempt().verdict = Some(cause.clone());
+        }
+        self.conclude_and_close(cause);
     }
 
     /// Whether [`Watch::poison`] was called.
@@ -356,6 +361,7 @@ mod tests {
         let (_, watch) = watch();
         let close = watch.begin();
         let socket = watch.socket_token();
+        watch.conclude(Cause::Recycled);
         watch.poison("disk full");
         assert!(close.is_cancelled() && socket.is_cancelled() && watch.is_poisoned());
         assert!(matches!(watch.cause(), Cause::StoreFailed { .. }));

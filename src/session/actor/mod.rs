@@ -58,7 +58,7 @@ pub(super) enum Exit {
 impl From<StoreError> for Exit {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Fenced { .. } => Self::Gone,
+            StoreError::Fenced { .. } | StoreError::Gone => Self::Gone,
             other => Self::Failed(other),
         }
     }

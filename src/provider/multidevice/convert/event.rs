@@ -199,6 +199,17 @@ pub(in crate::provider::multidevice) fn mapping(known: Person, now: Timestamp) -
 /// Recognised by its content, time included: when everything is synchronised again after an unclean
 /// stop, only what was not journalled before becomes an event.
 fn account_data<T: Serialize>(kind: &str, value: &T, now: Timestamp) -> Option<Arrival> {
+    account_data_of("", kind, value, now)
+}
+
+/// The same for data without a time of its own, told apart by the stanza that brought it: a name can
+/// change back and forth.
+fn account_data_of<T: Serialize>(
+    stanza_id: &str,
+    kind: &str,
+    value: &T,
+    now: Timestamp,
+) -> Option<Arrival> {
     let mut json = serde_json::to_value(value).ok()?;
     if let Some(object) = json.as_object_mut() {
         // How it came is not part of what changed.
@@ -208,7 +219,7 @@ fn account_data<T: Serialize>(kind: &str, value: &T, now: Timestamp) -> Option<A
     let json = json.to_string();
     let dedup = DedupKey {
         chat: String::new(),
-        sender: String::new(),
+        sender: stanza_id.to_owned(),
         stanza_id: hex::encode(Sha256::digest(json.as_bytes())),
         kind: format!("account-data/{kind}"),
     };
@@ -217,6 +228,16 @@ fn account_data<T: Serialize>(kind: &str, value: &T, now: Timestamp) -> Option<A
         json,
     };
     Some(arrival(now, payload, dedup))
+}
+
+/// A contact's keys changed. It carries neither a time nor an id, and the second change matters as much
+/// as the first: told twice is better than not told.
+fn identity_change<T: Serialize>(value: &T, now: Timestamp) -> Option<Arrival> {
+    let mut arrival = account_data("identity_change", value, now);
+    if let Some(Arrival::Event(event)) = &mut arrival {
+        event.dedup = None;
+    }
+    arrival
 }
 
 /// Events that report account data or a contact's profile, by name.
@@ -234,13 +255,13 @@ pub(in super::super) fn data(event: &Event, now: Timestamp) -> Option<Arrival> {
         Event::DeleteMessageForMeUpdate(it) => account_data("delete_message_for_me", it, now),
         Event::LabelEditUpdate(it) => account_data("label_edit", it, now),
         Event::LabelAssociationUpdate(it) => account_data("label_association", it, now),
-        Event::PushNameUpdate(it) => account_data("push_name", it, now),
+        Event::PushNameUpdate(it) => account_data_of(&it.message.id, "push_name", it, now),
         Event::SelfPushNameUpdated(it) => account_data("self_push_name", it, now),
         Event::PictureUpdate(it) => account_data("picture", it, now),
         Event::UserAboutUpdate(it) => account_data("about", it, now),
         Event::ContactUpdated(it) => account_data("contact_profile", it, now),
         Event::ContactNumberChanged(it) => account_data("contact_number", it, now),
-        Event::IdentityChange(it) => account_data("identity_change", it, now),
+        Event::IdentityChange(it) => identity_change(it, now),
         Event::BusinessStatusUpdate(it) => account_data("business_status", it, now),
         Event::DisappearingModeChanged(it) => account_data("disappearing_mode", it, now),
         Event::NewsletterLiveUpdate(it) => account_data("newsletter_live_update", it, now),
