@@ -5,6 +5,8 @@
 //! everything acknowledged is there, that nothing is there twice, and that order was kept.
 
 #![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test says so by failing"
