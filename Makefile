@@ -58,7 +58,7 @@ doctor-prereqs: ## say what this machine lacks for `make test`
 .PHONY: clean
 clean: ## remove everything that was built or installed here
 	cargo clean
-	rm -rf .tools node_modules tests/peers/node_modules
+	rm -rf .tools node_modules tests/peers/node_modules || sudo rm -rf .tools
 
 .PHONY: prereqs
 prereqs:

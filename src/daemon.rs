@@ -7,6 +7,8 @@
 
 mod error;
 mod heart;
+mod lag;
+mod reload;
 mod settings;
 mod upkeep;
 
@@ -16,13 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::server::{ApiServer, ServerOptions};
 use crate::api::supervisor::Supervised;
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::domain::clock::{Clock, Entropy, SystemClock};
 use crate::lifecycle::Shutdown;
 use crate::ops::{Ops, Vitals, VitalsParts};
@@ -32,10 +34,11 @@ use crate::session::{Supervisor, SupervisorOptions};
 use crate::store::keyring::{KekSource, Keks};
 use crate::store::sled::SledEngine;
 use crate::store::{Store, StoreOptions};
-use crate::telemetry;
+use crate::telemetry::{self, LogControl};
 
 pub use error::{BindError, Trouble};
 pub use heart::Heart;
+pub use reload::{LIVE_KEYS, ReloadError, Reloaded, Reloader};
 
 /// What health and metrics get in any case to finish what they are answering.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -83,6 +86,10 @@ pub struct Daemon {
     supervisor: Supervisor,
     vitals: Vitals,
     heart: Heart,
+    /// What it was started with.
+    config: Config,
+    /// How long events stay; a reload may change it.
+    journal_max_age: watch::Sender<Duration>,
     /// The API, until it is shut down.
     api: Mutex<ApiServer>,
     shutdown: Shutdown,
@@ -125,6 +132,8 @@ impl Daemon {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy = Entropy::from_system().map_err(BindError::Entropy)?;
         let metrics = telemetry::init_metrics(&config.metrics)?;
+        // The fraction of a second does not matter here.
+        ::metrics::gauge!("trunkline_process_start_time_seconds").set(whole(clock.now().secs()));
         if SIMULATOR_BUILD {
             tracing::warn!(
                 "this build has feature `simulator`: it does not verify WhatsApp's certificate chain and therefore refuses every endpoint that is not loopback"
@@ -163,6 +172,7 @@ impl Daemon {
         let vitals = Vitals::new(VitalsParts {
             store: store.clone(),
             supervisor: supervisor.clone(),
+            state_dir: config.state_dir.clone(),
             stuck_after: config.store.commit_timeout,
             draining: shutdown.soft().clone(),
             broken: broken.clone(),
@@ -180,7 +190,7 @@ impl Daemon {
         // Before the API: a call must find every session in its place.
         supervisor.restore().await?;
         let front = Supervised::new(supervisor.clone(), Arc::clone(&clock));
-        let mut options = ServerOptions::new(store.clone(), Arc::new(front), clock);
+        let mut options = ServerOptions::new(store.clone(), Arc::new(front), Arc::clone(&clock));
         options.tcp = config.listen.grpc.address();
         options.tls = settings::tls(config);
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
@@ -195,11 +205,13 @@ impl Daemon {
         };
         addresses.grpc = api.tcp();
         addresses.socket = api.socket().map(Path::to_owned);
+        let (journal_max_age, current_max_age) = watch::channel(config.store.journal_max_age);
         background.spawn(upkeep::run(
             store.clone(),
-            config.store.journal_max_age,
+            current_max_age,
             background.soft().clone(),
         ));
+        background.spawn(lag::run(store.clone(), clock, background.soft().clone()));
         let heart = Heart::new(vitals.clone(), supervisor.clone());
         Ok(Self {
             addresses,
@@ -207,6 +219,8 @@ impl Daemon {
             supervisor,
             vitals,
             heart,
+            config: config.clone(),
+            journal_max_age,
             api: Mutex::new(api),
             shutdown,
             broken,
@@ -227,6 +241,16 @@ impl Daemon {
     /// Tells whether supervisor and store answer, for the watchdog.
     pub fn heart(&self) -> Heart {
         self.heart.clone()
+    }
+
+    /// Applies changes of the configuration, read again from `sources`, while the daemon runs.
+    pub fn reloader(&self, sources: Sources, logs: LogControl) -> Reloader {
+        Reloader::new(
+            sources,
+            self.config.clone(),
+            logs,
+            self.journal_max_age.clone(),
+        )
     }
 
     /// Waits until the daemon shall stop.
@@ -289,6 +313,15 @@ async fn guard(
         tracing::error!(listener = name, outcome = ?ended, "a listener ended by itself");
         broken.cancel();
     }
+}
+
+/// Seconds as gauges want them.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "seconds since 1970 stay far below 2^52"
+)]
+fn whole(seconds: u64) -> f64 {
+    seconds as f64
 }
 
 /// Makes the state directory, for the daemon's eyes only.

@@ -136,6 +136,14 @@ impl Supervisor {
         Self::tell(&[NotifyState::Ready]);
     }
 
+    /// `RELOADING=1`: the configuration is being read again; [`Self::ready`] says that it is done.
+    pub fn reloading(self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => Self::tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the clock that systemd wants cannot be read"),
+        }
+    }
+
     /// `STOPPING=1`, and that draining may take `grace`.
     pub fn stopping(self, grace: Duration) {
         let micros = u32::try_from(grace.as_micros()).unwrap_or(u32::MAX);

@@ -5,23 +5,27 @@
 //! libraries: in lines above debug it masks international numbers and JIDs, and in those of libraries every
 //! long number.
 
+mod inventory;
+mod priority;
 mod redact;
 
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use thiserror::Error;
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat, Metrics};
 
+pub use inventory::{Kind, Label, METRICS, Metric, touch};
+pub use priority::Prioritized;
 pub use redact::{Redactor, scrub};
 
 /// Buckets for everything measured in seconds, from a group commit to a slow login.
@@ -35,6 +39,9 @@ pub enum TelemetryError {
     /// A directive that cannot be parsed.
     #[error("log.level: {0}")]
     Level(#[from] ParseError),
+    /// The subscriber whose filter should change is gone.
+    #[error("the log level cannot change: {0}")]
+    Reload(#[from] reload::Error),
     /// Another subscriber is installed in this process.
     #[error("logging is already set up in this process: {0}")]
     Installed(#[from] TryInitError),
@@ -43,18 +50,34 @@ pub enum TelemetryError {
     Metrics(#[from] BuildError),
 }
 
-/// Sends log lines to standard error in the configured shape, and panics to the log.
+/// Changes the level of a running daemon's log.
+#[derive(Debug, Clone)]
+pub struct LogControl(reload::Handle<EnvFilter, Registry>);
+
+impl LogControl {
+    /// From here on `log.level` decides what is logged; the format stays.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Level`] when it is malformed: the old one then stays.
+    pub fn set_level(&self, log: &Log) -> Result<(), TelemetryError> {
+        self.0.reload(log.filter()?)?;
+        Ok(())
+    }
+}
+
+/// Sends log lines to standard error in the configured shape, and panics to the log. Under journald each
+/// line carries its priority.
 ///
 /// # Errors
 /// [`TelemetryError`] when the level is malformed or logging was set up before.
-pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
-    let filter = log.filter()?;
+pub fn init_logs(log: &Log) -> Result<LogControl, TelemetryError> {
+    let (filter, control) = reload::Layer::new(log.filter()?);
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let writer = Redactor::new(io::stderr);
+    let writer = Redactor::new(Prioritized::new(io::stderr, priority::stderr_is_journal()));
     let layer = if json {
         tracing_subscriber::fmt::layer()
             .json()
@@ -74,7 +97,7 @@ pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
         .with(layer.with_filter(filter))
         .try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(LogControl(control))
 }
 
 /// Reports a panic without its message: that may quote the data it choked on, so it appears at debug.
@@ -99,42 +122,35 @@ fn panic_words<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
 }
 
 /// The one metrics recorder of this process; daemons that share a process share it.
-static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
 /// The recorder's handle, which renders `/metrics`. The first call installs it.
 ///
 /// # Errors
 /// [`TelemetryError::Metrics`] when another recorder is installed.
 pub fn init_metrics(metrics: &Metrics) -> Result<PrometheusHandle, TelemetryError> {
-    if let Some(handle) = RECORDER.get() {
+    // Held until the end: of two first calls at once, the second finds what the first installed.
+    let mut installed = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
         return Ok(handle.clone());
     }
-    let installed = PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         // Gauges come from fixed sets of labels and would be missed; the rest may die out.
         .idle_timeout(
             MetricKindMask::COUNTER | MetricKindMask::HISTOGRAM,
             Some(metrics.idle_timeout),
         )
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
-        .and_then(PrometheusBuilder::install_recorder);
-    let handle = match (installed, RECORDER.get()) {
-        (Ok(handle), _) => RECORDER.get_or_init(|| handle).clone(),
-        // Two first calls at once: the other one won.
-        (Err(_), Some(handle)) => handle.clone(),
-        (Err(error), None) => return Err(error.into()),
-    };
-    describe_gauge!(
-        "trunkline_build_info",
-        "1, labelled with the version and its features"
-    );
-    describe_counter!("trunkline_panics_total", "Panics, contained or not");
+        .and_then(PrometheusBuilder::install_recorder)?;
+    inventory::describe();
     gauge!(
         "trunkline_build_info",
         "version" => env!("CARGO_PKG_VERSION"),
         "simulator" => if cfg!(feature = "simulator") { "true" } else { "false" }
     )
     .set(1.0);
-    counter!("trunkline_panics_total").increment(0);
+    touch();
+    *installed = Some(handle.clone());
     Ok(handle)
 }
 

@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 
 use super::Context;
 use super::exit::{Exit, Failure};
-use crate::daemon::{BindError, Daemon, Surroundings, Trouble};
+use crate::config::Config;
+use crate::daemon::{BindError, Daemon, Reloader, Surroundings, Trouble};
 use crate::lifecycle::{Shutdown, Signals, Supervisor};
-use crate::telemetry;
+use crate::telemetry::{self, LogControl};
 
 /// How long draining may take; systemd's `TimeoutStopSec` is a little longer.
 const GRACE: Duration = Duration::from_secs(40);
@@ -33,7 +34,7 @@ impl ServeCommand {
     /// 74 for a store that cannot be read, 77 for what the daemon may not do.
     pub(crate) fn run(&self, context: &Context) -> Result<(), Failure> {
         let loaded = context.load_config()?;
-        telemetry::init_logs(&loaded.config.log)
+        let logs = telemetry::init_logs(&loaded.config.log)
             .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -42,13 +43,18 @@ impl ServeCommand {
             .enable_all()
             .thread_name("trunkline")
             .build()?;
-        let outcome = runtime.block_on(self.serve(loaded.config));
+        let outcome = runtime.block_on(self.serve(context, loaded.config, logs));
         // Blocking reads of standard input or of the store must not hold the process up.
         runtime.shutdown_timeout(Duration::from_secs(1));
         outcome
     }
 
-    async fn serve(&self, config: crate::config::Config) -> Result<(), Failure> {
+    async fn serve(
+        &self,
+        context: &Context,
+        config: Config,
+        logs: LogControl,
+    ) -> Result<(), Failure> {
         let shutdown = Shutdown::new();
         let reload = Arc::new(Notify::new());
         tokio::spawn(Signals::listen()?.drive(shutdown.clone(), reload.clone()));
@@ -69,6 +75,7 @@ impl ServeCommand {
             });
             shutdown.spawn(watch);
         }
+        let mut reloader = daemon.reloader(context.sources.clone(), logs);
         let soft = shutdown.soft().clone();
         shutdown.spawn(async move {
             let mut ticks = tokio::time::interval(STATUS_PERIOD);
@@ -77,7 +84,9 @@ impl ServeCommand {
                     () = soft.cancelled() => return,
                     _ = ticks.tick() => supervisor.status(&vitals.summary()),
                     () = reload.notified() => {
-                        tracing::info!("nothing in the configuration can change while running yet; restart to apply it");
+                        supervisor.reloading();
+                        apply(&mut reloader);
+                        supervisor.ready();
                     }
                 }
             }
@@ -98,6 +107,27 @@ impl ServeCommand {
                 );
                 Ok(())
             }
+        }
+    }
+}
+
+/// Reloads and says in the log what that changed. A configuration that is wrong changes nothing.
+fn apply(reloader: &mut Reloader) {
+    match reloader.reload() {
+        Ok(done) => {
+            for warning in &done.warnings {
+                tracing::warn!("{warning}");
+            }
+            if !done.pending.is_empty() {
+                tracing::warn!(
+                    keys = done.pending.join(", "),
+                    "these need a restart to take effect"
+                );
+            }
+            tracing::info!(applied = done.applied.join(", "), "reloaded");
+        }
+        Err(error) => {
+            tracing::error!(%error, "the configuration is not reloaded: everything stays as it was");
         }
     }
 }

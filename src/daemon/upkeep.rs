@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{LookupError, PageRequest, Retention, Store, StoreError};
@@ -10,16 +11,20 @@ use crate::store::{LookupError, PageRequest, Retention, Store, StoreError};
 const PERIOD: Duration = Duration::from_mins(1);
 
 /// Sweeps and enforces retention until `stop`.
-pub(super) async fn run(store: Store, journal_max_age: Duration, stop: CancellationToken) {
-    let retention = Retention {
-        max_age: Some(journal_max_age),
-        max_bytes: None,
-    };
+pub(super) async fn run(
+    store: Store,
+    journal_max_age: watch::Receiver<Duration>,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(PERIOD) => {}
         }
+        let retention = Retention {
+            max_age: Some(*journal_max_age.borrow()),
+            max_bytes: None,
+        };
         if let Err(error) = once(&store, &retention).await {
             // The next round tries again; what should be gone stays a little longer.
             tracing::warn!(%error, "upkeep of the store did not finish");

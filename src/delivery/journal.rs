@@ -151,10 +151,11 @@ pub(super) async fn write(
     }
     if !writes.acks.is_empty() {
         progress.ack(&writes.acks).await?;
+        metrics::counter!("trunkline_delivery_acked_total").increment(writes.acks.len() as u64);
     }
     for (revision, attempts) in &writes.dead {
         progress.bury(*revision, "MAX_ATTEMPTS", *attempts).await?;
-        metrics::counter!("trunkline_dead_letters_total").increment(1);
+        metrics::counter!("trunkline_delivery_dead_letters_total").increment(1);
     }
     if !skips.is_empty() {
         progress.skip(skips).await?;

@@ -11,8 +11,10 @@
 mod consumer;
 mod dispatch;
 mod forward;
+mod gauges;
 mod hub;
 mod journal;
+mod lag;
 mod runner;
 #[cfg(test)]
 mod tests;
@@ -23,4 +25,5 @@ pub use consumer::{
 };
 pub use dispatch::Credit;
 pub use hub::{Hub, OpenError, WINDOW};
+pub use lag::oldest_unacked;
 pub use runner::Stopped;

@@ -19,6 +19,7 @@ use super::dispatch::{
     Acked, Credit, Dispatch, Ending, LeaseRef, Revision, Rules, StreamId, Waiter, Writes,
 };
 use super::forward::{Batch, Forward, Forwarder, Lease};
+use super::gauges::Gauges;
 use super::journal::{Page, Reader, Skips, write};
 use super::token::Tokens;
 use crate::domain::clock::Clock;
@@ -119,6 +120,7 @@ pub(super) struct Runner {
     write: Option<JoinHandle<(Writes, Result<(), StoreError>)>>,
     skips: Skips,
     idle_since: Option<Duration>,
+    gauges: Gauges,
 }
 
 /// When an operation is answered.
@@ -171,6 +173,7 @@ impl Runner {
             write: None,
             skips: Skips::default(),
             idle_since: None,
+            gauges: Gauges::default(),
             journal,
             progress,
             record,
@@ -234,6 +237,7 @@ impl Runner {
         self.give_out(now);
         self.tell_outcomes();
         self.begin_write();
+        self.gauges.report(self.ports.len(), self.machine.leased());
         let idle = self.machine.is_idle() && self.write.is_none();
         self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
     }
@@ -467,6 +471,7 @@ impl Runner {
     /// Leases what may go, and hands the leases to their streams.
     fn give_out(&mut self, now: Duration) {
         for grant in self.machine.lease(now) {
+            metrics::counter!("trunkline_delivery_leased_total").increment(1);
             if let Some(port) = self.ports.get_mut(&grant.stream) {
                 port.pending.push(Lease {
                     ack_id: self.tokens.make(grant.revision, grant.lease),

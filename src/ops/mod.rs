@@ -4,6 +4,7 @@
 //! not draining), and with `?verbose` why not. A number that is logged out makes neither fail: that is
 //! the operator's business, not the load balancer's.
 
+mod process;
 mod vitals;
 
 use std::io;
@@ -18,6 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use process::free_bytes;
 pub use vitals::{Check, Vitals, VitalsParts};
 
 /// A listener that is bound and not serving yet.

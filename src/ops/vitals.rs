@@ -2,14 +2,18 @@
 //! looks at the store and the sessions anew.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 use tokio_util::sync::CancellationToken;
 
 use crate::session::Supervisor;
 use crate::store::Store;
+use crate::telemetry;
+
+use super::process;
 
 /// One condition of readiness.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct VitalsParts {
     pub draining: CancellationToken,
     /// Cancelled when a listener or another part that must run has ended by itself.
     pub broken: CancellationToken,
+    /// Where the store is.
+    pub state_dir: PathBuf,
     /// The sessions.
     pub supervisor: Supervisor,
 }
@@ -84,6 +90,11 @@ impl Vitals {
         ]
     }
 
+    /// Whether every condition of readiness holds.
+    pub fn is_ready(&self) -> bool {
+        self.checks().iter().all(|check| check.problem.is_none())
+    }
+
     /// What is wrong with the store, if anything is.
     pub fn store_problem(&self) -> Option<String> {
         let health = self.0.store.health();
@@ -109,15 +120,17 @@ impl Vitals {
         let health = self.0.store.health();
         gauge!("trunkline_store_commits_in_flight").set(health.in_flight as f64);
         gauge!("trunkline_store_stuck_seconds").set(health.stuck_for.as_secs_f64());
-        gauge!("trunkline_store_commits").set(health.durable as f64);
-        gauge!("trunkline_store_syncs").set(health.syncs as f64);
-        gauge!("trunkline_store_last_sync_seconds").set(health.last_sync.as_secs_f64());
+        counter!("trunkline_store_commits_total").absolute(health.durable);
+        counter!("trunkline_store_syncs_total").absolute(health.syncs);
         gauge!("trunkline_store_disk_bytes").set(health.disk_bytes as f64);
         gauge!("trunkline_store_open_seconds").set(health.open_time.as_secs_f64());
-        gauge!("trunkline_draining").set(if self.0.draining.is_cancelled() {
-            1.0
-        } else {
-            0.0
-        });
+        gauge!("trunkline_draining").set(boolean(self.0.draining.is_cancelled()));
+        gauge!("trunkline_ready").set(boolean(self.is_ready()));
+        process::record(&self.0.state_dir);
+        telemetry::touch();
     }
+}
+
+fn boolean(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
 }

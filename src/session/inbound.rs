@@ -176,6 +176,9 @@ impl Inbound {
             })?;
         for (index, sender, stanza_id) in reports {
             if let Some(Applied::Event(event)) = applied.get(index) {
+                if !event.duplicate {
+                    metrics::counter!("trunkline_decrypt_failures_total").increment(1);
+                }
                 self.memory().reported(&sender, &stanza_id, event.event_id);
             }
         }

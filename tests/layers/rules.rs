@@ -39,7 +39,7 @@ const LAYERS: &[Layer] = &[
     layer("session", &["provider::contract", "store", "domain"]),
     layer("delivery", &["store", "domain"]),
     layer("api", &["session", "delivery", "store", "domain", "pb"]),
-    layer("ops", &["session", "store", "domain"]),
+    layer("ops", &["session", "store", "domain", "telemetry"]),
     layer(
         "daemon",
         &[

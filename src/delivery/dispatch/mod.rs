@@ -220,6 +220,14 @@ impl Dispatch {
         self.streams.is_empty() && self.writes.is_empty()
     }
 
+    /// Events that streams hold.
+    pub(super) fn leased(&self) -> usize {
+        self.streams
+            .values()
+            .map(|stream| stream.leases.len())
+            .sum()
+    }
+
     /// How many events are in memory.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

@@ -63,7 +63,8 @@ impl Attempt {
             Ok(Cause::Requested) => self.because.take().unwrap_or(Cause::Requested),
             Ok(cause) => cause,
             Err(error) if error.is_panic() => {
-                metrics::counter!("trunkline_panics_total", "task" => "line").increment(1);
+                metrics::counter!("trunkline_panics_contained_total", "task" => "line")
+                    .increment(1);
                 Cause::Internal {
                     detail: "the connection's task panicked".into(),
                 }
@@ -149,7 +150,8 @@ impl Actor {
                 internal(format!("the stored credentials are damaged: {detail}"))
             }
             Ok(Err(_)) => {
-                metrics::counter!("trunkline_panics_total", "task" => "open").increment(1);
+                metrics::counter!("trunkline_panics_contained_total", "task" => "open")
+                    .increment(1);
                 internal("opening the line panicked".into())
             }
             Err(_) => internal("opening the line took too long".into()),

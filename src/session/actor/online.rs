@@ -130,7 +130,8 @@ impl Actor {
         match tokio::time::timeout(STOP, sender).await {
             Ok(Ok(SenderEnd::Store(error @ StoreError::Fenced { .. }))) => Err(error.into()),
             Ok(Err(error)) if error.is_panic() => {
-                metrics::counter!("trunkline_panics_total", "task" => "sender").increment(1);
+                metrics::counter!("trunkline_panics_contained_total", "task" => "sender")
+                    .increment(1);
                 Ok(())
             }
             // A late store failure shows again at the actor's next commit.
@@ -206,7 +207,8 @@ impl Actor {
                 detail: error.to_string(),
             },
             None => {
-                metrics::counter!("trunkline_panics_total", "task" => "sender").increment(1);
+                metrics::counter!("trunkline_panics_contained_total", "task" => "sender")
+                    .increment(1);
                 Cause::Internal {
                     detail: "the sender panicked".into(),
                 }

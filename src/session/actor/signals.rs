@@ -121,6 +121,8 @@ impl Actor {
             _ => {}
         }
         holds.save(&self.store).await?;
+        metrics::counter!("trunkline_provider_warnings_total", "signal" => signal.clone())
+            .increment(1);
         tracing::warn!(signal, code, "the provider warned");
         let event = self.event(Payload::Signal {
             signal,

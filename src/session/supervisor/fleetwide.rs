@@ -227,6 +227,8 @@ pub(super) async fn measure(inner: Weak<Inner>, stop: CancellationToken) {
             }
         }
         metrics::gauge!("trunkline_admission_waiting").set(gauge(counts.asking));
+        let tripped = usize::from(inner.fleet.admission.is_tripped());
+        metrics::gauge!("trunkline_breaker_tripped").set(gauge(tripped));
         metrics::gauge!("trunkline_outbound_waiting").set(gauge(counts.waiting));
         let oldest = inner.oldest_waiting().unwrap_or_default();
         metrics::gauge!("trunkline_outbound_oldest_seconds").set(oldest.as_secs_f64());

@@ -70,6 +70,15 @@ impl Progress {
         Ok(state.epoch)
     }
 
+    /// Whether a dispatcher ever ran for it.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn was_consumed(&self) -> Result<bool, StoreError> {
+        let state: Option<StateRow> = self.scope().get(&self.state_key()).await?;
+        Ok(state.is_some_and(|state| state.epoch > 0))
+    }
+
     /// What is confirmed: everything below the floor, and single revisions above it. Revisions that
     /// retention removed count as confirmed.
     ///

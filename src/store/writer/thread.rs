@@ -219,6 +219,7 @@ impl<T: Table> Writer<T> {
             let before = self.shared.clock.elapsed();
             self.shared.table.sync()?;
             let took = self.shared.clock.elapsed().saturating_sub(before);
+            metrics::histogram!("trunkline_store_commit_seconds").record(took.as_secs_f64());
             let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             stats.last_sync_us.store(took, Ordering::Relaxed);
             let syncs = stats.syncs.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,139 @@
+//! What of the configuration can change while the daemon runs, and what needs a restart.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::config::{Config, ConfigError, Sources, load};
+use crate::telemetry::{LogControl, TelemetryError};
+
+/// The keys that take effect at once; every other needs a restart.
+pub const LIVE_KEYS: [&str; 2] = ["log.level", "store.journal_max_age"];
+
+/// Reads the configuration anew and applies what can be applied.
+#[derive(Debug)]
+pub struct Reloader {
+    sources: Sources,
+    /// What the daemon runs with.
+    running: Config,
+    logs: LogControl,
+    journal_max_age: watch::Sender<Duration>,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reloaded {
+    /// Keys whose new values are in force.
+    pub applied: Vec<String>,
+    /// Keys whose new values come with the next restart.
+    pub pending: Vec<String>,
+    /// Odd but harmless.
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log level cannot be changed.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+}
+
+impl Reloader {
+    pub(super) fn new(
+        sources: Sources,
+        running: Config,
+        logs: LogControl,
+        journal_max_age: watch::Sender<Duration>,
+    ) -> Self {
+        Self {
+            sources,
+            running,
+            logs,
+            journal_max_age,
+        }
+    }
+
+    /// Reads the configuration from where the daemon got it and applies what can be applied.
+    ///
+    /// # Errors
+    /// [`ReloadError`] when it is wrong: then everything stays as it was.
+    pub fn reload(&mut self) -> Result<Reloaded, ReloadError> {
+        let loaded = load(&self.sources)?;
+        let changed = differences(&self.running, &loaded.config);
+        self.logs.set_level(&loaded.config.log)?;
+        self.journal_max_age
+            .send_replace(loaded.config.store.journal_max_age);
+        self.running.log.level = loaded.config.log.level;
+        self.running.store.journal_max_age = loaded.config.store.journal_max_age;
+        let (applied, pending) = changed
+            .into_iter()
+            .partition(|key| LIVE_KEYS.contains(&key.as_str()));
+        Ok(Reloaded {
+            applied,
+            pending,
+            warnings: loaded.warnings,
+        })
+    }
+}
+
+/// The keys, as `section.key`, whose values differ.
+fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let [old, new] = [old, new].map(|config| serde_json::to_value(config).unwrap_or_default());
+    compare("", &old, &new, &mut found);
+    found
+}
+
+fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+            names.sort();
+            names.dedup();
+            for name in names {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                let [old, new] = [old, new].map(|values| values.get(name).unwrap_or(&Value::Null));
+                compare(&path, old, new, found);
+            }
+        }
+        _ if old != new => found.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_named_like_keys() {
+        let old = Config::default();
+        let mut new = Config::default();
+        assert_eq!(differences(&old, &new), Vec::<String>::new());
+        "debug".clone_into(&mut new.log.level);
+        new.multidevice.tls_root = Some("/root.pem".into());
+        new.state_dir = "/elsewhere".into();
+        assert_eq!(
+            differences(&old, &new),
+            ["log.level", "multidevice.tls_root", "state_dir"]
+        );
+    }
+
+    #[test]
+    fn keys_that_are_live_exist() {
+        let config = serde_json::to_value(Config::default()).unwrap();
+        for key in LIVE_KEYS {
+            let pointer = format!("/{}", key.replace('.', "/"));
+            assert!(config.pointer(&pointer).is_some(), "{key}");
+        }
+    }
+}
