@@ -43,6 +43,10 @@ fmt: ## format Rust and proto
 bench: prereqs ## the measurements of docs/benchmarks.md
 	cargo bench --locked --workspace --benches --features simulator
 
+.PHONY: package
+package: prereqs ## a Debian package and a tarball, in target/package/
+	@scripts/package
+
 .PHONY: audit
 audit: prereqs ## known vulnerabilities in dependencies (needs a network)
 	scripts/cargo-deny check advisories

@@ -18,7 +18,7 @@
 //!
 //! ```text
 //! cli → pb, config        daemon → everything
-//! api, ops → delivery, session, store, domain
+//! api → delivery, session, store, domain   ops → session, store, domain, telemetry
 //! session → provider::contract, store, domain
 //! provider::* → provider::contract, store, domain
 //! store → domain          domain → nothing of ours

@@ -42,6 +42,16 @@ fn event_type(text: &str) -> Result<pb::EventType, String> {
 }
 
 impl EventsCommand {
+    /// What happens from now on, of these types.
+    pub(crate) fn following(session: Option<String>, types: Vec<pb::EventType>) -> Self {
+        Self {
+            follow: true,
+            from: None,
+            session,
+            types,
+        }
+    }
+
     /// Runs the command.
     ///
     /// # Errors
@@ -119,7 +129,7 @@ fn print(context: &Context, event: &pb::Event) -> Result<(), Failure> {
 }
 
 /// What an event says, on one line.
-fn describe(event: &pb::Event) -> String {
+pub(crate) fn describe(event: &pb::Event) -> String {
     match &event.payload {
         Some(Payload::Message(message)) => {
             let arrow = if message.from_me { "to" } else { "from" };

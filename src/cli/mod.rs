@@ -1,9 +1,11 @@
 //! The command line: one file per subcommand. Only `serve` and `config check` reach into the daemon; the others are
 //! clients of its API, like everybody else.
 
+mod completions;
 mod config;
 #[cfg(feature = "simulator")]
 mod demo;
+mod doctor;
 mod events;
 pub mod exit;
 mod json;
@@ -15,6 +17,7 @@ mod serve;
 mod session;
 mod target;
 mod token;
+mod trace;
 mod words;
 mod workspace;
 
@@ -76,7 +79,7 @@ struct Common {
 enum Command {
     Serve(serve::ServeCommand),
     Pair(pair::PairCommand),
-    /// Create, list and show sessions; start, stop, restart and log them out
+    /// Create, list, show and watch sessions; start, stop, restart and log them out
     #[command(subcommand)]
     Session(session::SessionCommand),
     Send(send::SendCommand),
@@ -87,9 +90,14 @@ enum Command {
     /// Create, list and revoke tokens for callers over the network
     #[command(subcommand)]
     Token(token::TokenCommand),
+    Trace(trace::TraceCommand),
+    Doctor(doctor::DoctorCommand),
     /// Check the configuration or print its schema
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    Completions(completions::CompletionsCommand),
+    #[command(hide = true)]
+    Man(completions::ManCommand),
     #[cfg(feature = "simulator")]
     Demo(demo::DemoCommand),
     /// Only in a build with the simulator
@@ -149,7 +157,11 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Events(command) => client(command.run(context)),
         Command::Workspace(command) => client(command.run(context)),
         Command::Token(command) => client(command.run(context)),
+        Command::Trace(command) => client(command.run(context)),
+        Command::Doctor(command) => client(command.run(context)),
         Command::Config(command) => command.run(context),
+        Command::Completions(command) => command.run(context),
+        Command::Man(command) => command.run(),
         #[cfg(feature = "simulator")]
         Command::Demo(command) => client(command.run(context)),
         #[cfg(not(feature = "simulator"))]

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 
+use super::events::EventsCommand;
 use super::exit::{Exit, Failure};
 use super::json::json;
 use super::target::{Daemon, request_id};
@@ -28,6 +29,11 @@ pub(crate) enum SessionCommand {
     Show {
         /// The session
         session: String,
+    },
+    /// Show what happens to a session, or to all, as it happens
+    Watch {
+        /// The session [default: all]
+        session: Option<String>,
     },
     /// Connect a session and keep it connected
     Start {
@@ -65,6 +71,7 @@ impl SessionCommand {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let daemon = Daemon::connect(context).await?;
         match self {
+            Self::Watch { session } => watch(context, &daemon, session).await,
             Self::Create {
                 session,
                 labels,
@@ -124,6 +131,20 @@ impl SessionCommand {
             }
         }
     }
+}
+
+/// Shows where the sessions are, and then every change.
+async fn watch(context: &Context, daemon: &Daemon, session: Option<String>) -> Result<(), Failure> {
+    match &session {
+        Some(session) => list(context, &[get(daemon, session).await?])?,
+        None => list(context, &all(daemon).await?)?,
+    }
+    let types = vec![
+        pb::EventType::SessionState,
+        pb::EventType::Pairing,
+        pb::EventType::Signal,
+    ];
+    EventsCommand::following(session, types).run(context).await
 }
 
 /// Reads one session.

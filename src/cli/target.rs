@@ -202,6 +202,13 @@ impl Daemon {
         pb::event_service_client::EventServiceClient::new(self.channel.clone())
     }
 
+    /// The subscriptions.
+    pub(crate) fn subscriptions(
+        &self,
+    ) -> pb::subscription_service_client::SubscriptionServiceClient<Authorized> {
+        pb::subscription_service_client::SubscriptionServiceClient::new(self.channel.clone())
+    }
+
     /// The workspaces.
     pub(crate) fn workspaces(
         &self,

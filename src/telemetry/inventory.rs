@@ -126,6 +126,7 @@ pub const METRICS: &[Metric] = &[
     metric("trunkline_api_requests_total", Kind::Counter, "calls", &[("service", &[]), ("method", &[]), ("code", &[])], "Calls answered, by gRPC status code"),
     metric("trunkline_api_request_seconds", Kind::Histogram, "seconds", &[("service", &[]), ("method", &[])], "Time to the end of the answer; for streams, how long they were open"),
     metric("trunkline_api_requests_in_flight", Kind::Gauge, "calls", &[], "Calls being answered, open streams too"),
+    metric("trunkline_tls_certificate_expiry_timestamp_seconds", Kind::Gauge, "seconds", &[], "When the API's certificate expires, in seconds since 1970; only with TLS"),
     metric("trunkline_api_panics_total", Kind::Counter, "panics", &[], "Panics while a call was answered; the call got INTERNAL"),
 ];
 

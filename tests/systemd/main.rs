@@ -14,6 +14,7 @@ mod support;
 
 mod machine;
 mod newer;
+mod package;
 mod service;
 mod trouble;
 mod unit;

@@ -153,11 +153,17 @@ impl Settler {
             ) => Err(error),
             // Somebody was faster: a receipt, a cancellation, an earlier answer. The signal still counts.
             Err(ApplyError::Transition(
-                TransitionError::NotFound { .. } | TransitionError::Illegal { .. },
-            )) => match event {
-                Some(event) => self.announce(event).await,
-                None => Ok(()),
-            },
+                error @ (TransitionError::NotFound { .. } | TransitionError::Illegal { .. }),
+            )) => {
+                if outcome == "sent" && is_overtaken(&error) {
+                    metrics::counter!("trunkline_outbound_total", "outcome" => outcome)
+                        .increment(1);
+                }
+                match event {
+                    Some(event) => self.announce(event).await,
+                    None => Ok(()),
+                }
+            }
         }
     }
 
@@ -172,4 +178,16 @@ impl Settler {
             ) => Err(error),
         }
     }
+}
+
+/// Whether a receipt came before the server's answer: the message was sent all the same.
+fn is_overtaken(error: &TransitionError) -> bool {
+    use MessageState::{Delivered, Played, Read};
+    matches!(
+        error,
+        TransitionError::Illegal {
+            from: Delivered | Read | Played,
+            ..
+        }
+    )
 }

@@ -1,0 +1,201 @@
+//! What people who run it need: doctor, trace, watch, completions and man pages.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use trunkline_simulator::{NewAccount, Simulator, SimulatorConfig};
+
+use crate::support::daemon::Daemon;
+use crate::support::eventually;
+
+const NUMBER: &str = "+2348030000001";
+const CUSTOMER: &str = "+2348030000002";
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn trunkline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.env_clear();
+    command
+}
+
+fn findings(output: &[u8]) -> Vec<Value> {
+    String::from_utf8_lossy(output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn level<'a>(findings: &'a [Value], check: &str) -> &'a str {
+    findings
+        .iter()
+        .find(|finding| finding["check"] == check)
+        .unwrap_or_else(|| panic!("no {check}: {findings:?}"))["level"]
+        .as_str()
+        .unwrap()
+}
+
+#[test]
+fn shells_and_man_get_their_files() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = trunkline().args(["completions", shell]).output().unwrap();
+        assert!(output.status.success());
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("doctor"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man");
+    let output = trunkline().arg("man").arg(&pages).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let page = std::fs::read_to_string(pages.join("trunkline.1")).unwrap();
+    assert!(
+        page.contains("Exit codes"),
+        "the main page has the exit codes"
+    );
+    assert!(pages.join("trunkline-session-list.1").exists());
+}
+
+#[test]
+fn doctor_names_what_is_wrong_without_a_daemon_and_how_to_mend_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let kek = dir.path().join("kek");
+    std::fs::write(&kek, "short").unwrap();
+    let file = dir.path().join("trunkline.toml");
+    // Nobody listens on port 9 of this machine.
+    let text = format!(
+        "state_dir = \"{}\"\n[multidevice]\nendpoint = \"wss://127.0.0.1:9/ws\"\n[keys]\nsource = \"file\"\nfile = \"{}\"\n",
+        state.display(),
+        kek.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let doctor = |arguments: &[&str]| {
+        let mut command = trunkline();
+        command.arg("doctor").arg("--config").arg(&file);
+        command.args(arguments).output().unwrap()
+    };
+    let output = doctor(&["--output", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let found = findings(&output.stdout);
+    assert_eq!(level(&found, "configuration"), "ok");
+    for check in ["state", "key", "endpoint", "daemon"] {
+        assert_eq!(level(&found, check), "problem", "{found:?}");
+    }
+    for finding in found.iter().filter(|finding| finding["level"] != "ok") {
+        assert_ne!(finding["fix"], "", "{finding}");
+    }
+    let text = String::from_utf8(doctor(&[]).stdout).unwrap();
+    assert!(text.contains("fix: chmod 700"), "{text}");
+    let offline = findings(&doctor(&["--offline", "--output", "json"]).stdout);
+    assert!(offline.iter().all(|finding| finding["check"] != "endpoint"));
+
+    std::fs::write(&file, "[store]\ncahce = \"1MiB\"\n").unwrap();
+    assert_eq!(doctor(&[]).status.code(), Some(78));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_traced_both_ways() {
+    let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
+    let phone = simulator
+        .create_account(NewAccount::new(NUMBER, "Shop"))
+        .unwrap();
+    let customer = simulator
+        .create_account(NewAccount::new(CUSTOMER, "Ada"))
+        .unwrap();
+    customer.set_auto_reply(Some("got it".to_owned()));
+    let mut daemon = Daemon::prepare(&simulator.ws_url(), "");
+    daemon.start().await;
+    let run = |arguments: &[&str]| daemon.trunkline().args(arguments).output().unwrap();
+    let trace = |what: &str| -> Value {
+        let output = run(&["trace", what, "--output", "json"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{what}: {said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+
+    // Watching begins before anything happens; each change is a line.
+    let mut watch = daemon
+        .trunkline()
+        .args(["session", "watch", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
+
+    let mut pair = daemon
+        .trunkline()
+        .args(["pair", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut steps = BufReader::new(pair.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&steps.next().unwrap().unwrap()).unwrap();
+    phone
+        .scan_qr(first["qr"]["payload"].as_str().unwrap())
+        .unwrap();
+    steps.for_each(drop);
+    assert!(pair.wait().unwrap().success());
+    let online = seen.any(|line| line.unwrap().contains("CONNECTION_STATE_ONLINE"));
+    assert!(online, "the watch shows it coming online");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+
+    let sent = run(&["send", CUSTOMER, "hello", "--until", "delivered"]);
+    let sent = String::from_utf8(sent.stdout).unwrap();
+    let id = sent.split_whitespace().next().unwrap();
+    let story = trace(id);
+    let steps: Vec<&str> = story["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["step"].as_str().unwrap())
+        .collect();
+    for step in ["accepted", "queued", "sent", "delivered"] {
+        assert!(steps.contains(&step), "{story}");
+    }
+    assert!(
+        story["verdict"].as_str().unwrap().contains("phone"),
+        "{story}"
+    );
+
+    eventually("the answer has come", PATIENCE, async || {
+        String::from_utf8_lossy(&run(&["events", "--type", "message"]).stdout).contains("got it")
+    })
+    .await;
+    let story = trace(CUSTOMER);
+    let verdict = story["verdict"].as_str().unwrap();
+    assert!(verdict.contains("has not confirmed"), "{story}");
+    let text = run(&["trace", CUSTOMER]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(
+        text.contains("received") && text.contains("got it"),
+        "{text}"
+    );
+
+    // Answered meanwhile.
+    let sent = run(&["send", CUSTOMER, "you are welcome", "--until", "delivered"]);
+    assert!(sent.status.success());
+    customer.set_auto_reply(None);
+
+    let unknown = run(&["trace", "+2348030000009"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(
+        said.contains("never came here") && said.contains("ONLINE"),
+        "{said}"
+    );
+
+    // A daemon that runs and reaches its server: nothing must be done.
+    let output = run(&["doctor", "--output", "json"]);
+    let found = findings(&output.stdout);
+    for check in ["daemon", "endpoint", "sessions", "state"] {
+        assert_eq!(level(&found, check), "ok", "{found:?}");
+    }
+    assert_eq!(daemon.stop().await, Some(0));
+    simulator.shutdown().await;
+}
