@@ -30,7 +30,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => draining(),
-            StoreError::Gone => Self::not_found("the session"),
+            StoreError::Gone => Self::not_found("the session or subscription"),
             StoreError::Contended => {
                 Self::new(Reason::StoreBusy, error.to_string()).retry_after(BUSY)
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::ids::WorkspaceId;
 use crate::store::{LookupError, PageRequest, Retention, Store, StoreError};
 
 /// How often.
@@ -34,23 +35,23 @@ pub(super) async fn run(
 
 async fn once(store: &Store, retention: &Retention) -> Result<(), StoreError> {
     store.sweep().await?;
+    if let Err(error) = store.finish_rotation().await {
+        tracing::warn!(%error, "a new key encryption key is owed since a workspace was deleted");
+    }
     let mut request = PageRequest::first(100);
     loop {
         let page = store.list_workspaces(&request).await?;
         for workspace in page.items {
-            match store.workspace(&workspace.id).await {
-                Ok(workspace) => {
-                    let enforced = workspace.enforce(retention).await?;
-                    if let Some((from, to)) = enforced.lost {
-                        tracing::warn!(
-                            workspace = %workspace.id(),
-                            from, to, "events that nobody confirmed are too old and were dropped"
-                        );
-                    }
-                }
+            match enforce(store, &workspace.id, retention).await {
                 // Deleted in between.
-                Err(LookupError::NotFound { .. }) => {}
-                Err(LookupError::Store(error)) => return Err(error),
+                Ok(()) | Err(LookupError::NotFound { .. }) => {}
+                Err(LookupError::Store(StoreError::Closed)) => return Err(StoreError::Closed),
+                // The others go on.
+                Err(LookupError::Store(error)) => tracing::error!(
+                    workspace = %workspace.id,
+                    %error,
+                    "retention of a workspace's journal failed"
+                ),
             }
         }
         match page.next {
@@ -58,4 +59,20 @@ async fn once(store: &Store, retention: &Retention) -> Result<(), StoreError> {
             None => return Ok(()),
         }
     }
+}
+
+async fn enforce(
+    store: &Store,
+    id: &WorkspaceId,
+    retention: &Retention,
+) -> Result<(), LookupError> {
+    let workspace = store.workspace(id).await?;
+    let enforced = workspace.enforce(retention).await?;
+    if let Some((from, to)) = enforced.lost {
+        tracing::warn!(
+            workspace = %id,
+            from, to, "events that a subscription had not confirmed are too old and were dropped"
+        );
+    }
+    Ok(())
 }

@@ -114,7 +114,13 @@ impl Hub {
             commands,
             tx.downgrade(),
         );
-        let prepared = prepared.await?;
+        let prepared = prepared.await.map_err(|error| match error {
+            // Deleted since it was looked up.
+            LookupError::Store(StoreError::Gone) => LookupError::NotFound {
+                what: format!("{}/subscriptions/{subscription}", workspace.id().name()),
+            },
+            error => error,
+        })?;
         let span = tracing::info_span!(
             "subscription",
             workspace = %name.0,

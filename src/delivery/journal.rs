@@ -1,6 +1,7 @@
 //! What a subscription reads from the journal and writes to its progress.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::dispatch::{Load, Revision, Writes};
 use crate::store::{
@@ -13,6 +14,9 @@ const PAGE: usize = 1_000;
 
 /// Unwanted events that pile up before they are written off.
 const SKIP_AT: u64 = 1_024;
+
+/// How long they wait otherwise.
+const SKIP_AFTER: Duration = Duration::from_mins(1);
 
 /// Reads pages of the journal for one run of a subscription.
 #[derive(Debug)]
@@ -52,7 +56,7 @@ impl Reader {
         Ok(Self {
             old_newest,
             confirmed: progress.confirmed().await?,
-            filter: journal.compile(&record.config.filter).await?,
+            filter: progress.compile(&record.config.filter).await?,
             journal: journal.clone(),
             progress: progress.clone(),
         })
@@ -105,11 +109,13 @@ impl Reader {
 pub(super) struct Skips {
     ranges: Vec<RangeInclusive<Revision>>,
     count: u64,
+    /// When the first of them was noted.
+    since: Option<Duration>,
 }
 
 impl Skips {
     /// Notes what lies in `from..to` besides `loads` (in order).
-    pub(super) fn note(&mut self, from: Revision, to: Revision, loads: &[Load]) {
+    pub(super) fn note(&mut self, from: Revision, to: Revision, loads: &[Load], now: Duration) {
         let mut at = from;
         let inside = loads
             .iter()
@@ -122,11 +128,19 @@ impl Skips {
             }
             at = wanted + 1;
         }
+        if !self.ranges.is_empty() {
+            self.since.get_or_insert(now);
+        }
     }
 
-    /// Takes them if there are enough to be worth a commit.
-    pub(super) fn take_if_many(&mut self) -> Vec<RangeInclusive<Revision>> {
-        if self.count < SKIP_AT {
+    /// When they are to be written, however few.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.since.map(|since| since + SKIP_AFTER)
+    }
+
+    /// Takes them if there are enough to be worth a commit, or if their time has come.
+    pub(super) fn take_if_due(&mut self, now: Duration) -> Vec<RangeInclusive<Revision>> {
+        if self.count < SKIP_AT && self.due().is_none_or(|due| now < due) {
             return Vec::new();
         }
         self.take()
@@ -135,6 +149,7 @@ impl Skips {
     /// Takes them.
     pub(super) fn take(&mut self) -> Vec<RangeInclusive<Revision>> {
         self.count = 0;
+        self.since = None;
         std::mem::take(&mut self.ranges)
     }
 }
@@ -177,10 +192,17 @@ mod tests {
             attempts: 0,
         };
         let mut skips = Skips::default();
-        skips.note(5, 12, &[load(4), load(6), load(7), load(10), load(12)]);
-        assert_eq!(skips.take_if_many(), vec![]);
-        assert_eq!(skips.take(), vec![5..=5, 8..=9, 11..=11]);
-        skips.note(12, 12, &[]);
+        let now = Duration::from_secs(5);
+        let loads = [load(4), load(6), load(7), load(10), load(12)];
+        skips.note(5, 12, &loads, now);
+        assert_eq!(skips.take_if_due(now), vec![]);
+        assert_eq!(skips.due(), Some(now + SKIP_AFTER));
+        assert_eq!(
+            skips.take_if_due(now + SKIP_AFTER),
+            vec![5..=5, 8..=9, 11..=11]
+        );
+        assert_eq!(skips.due(), None);
+        skips.note(12, 12, &[], now);
         assert_eq!(skips.take(), vec![]);
     }
 }

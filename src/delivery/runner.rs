@@ -119,6 +119,8 @@ pub(super) struct Runner {
     read: Option<JoinHandle<Result<Page, ReadError>>>,
     write: Option<JoinHandle<(Writes, Result<(), StoreError>)>>,
     skips: Skips,
+    /// Events had gone from the journal before they were delivered.
+    may_have_lost: bool,
     idle_since: Option<Duration>,
     gauges: Gauges,
 }
@@ -153,6 +155,7 @@ impl Runner {
         let journal = workspace.journal();
         let progress = workspace.subscriptions().progress(&record.id).await?;
         let epoch = progress.next_epoch().await?;
+        progress.report_loss().await?;
         let head = journal.watch().await?;
         let reader = Reader::open(&journal, &progress, &record).await?;
         let rules = Rules {
@@ -172,6 +175,7 @@ impl Runner {
             read: None,
             write: None,
             skips: Skips::default(),
+            may_have_lost: false,
             idle_since: None,
             gauges: Gauges::default(),
             journal,
@@ -185,7 +189,12 @@ impl Runner {
     /// # Errors
     /// The store failed: all streams have been told.
     pub(super) async fn run(mut self) -> Result<(), StoreError> {
-        let outcome = self.serve().await;
+        let mut outcome = self.serve().await;
+        if outcome == Err(StoreError::Gone) {
+            // Deleted while something was written: its deletion ends the streams, and so does this.
+            self.end_all(&Delivery::Stopped(Stopped::Deleted));
+            outcome = Ok(());
+        }
         if let Err(error) = &outcome {
             self.end_all(&Delivery::Failed(error.clone()));
         }
@@ -245,7 +254,9 @@ impl Runner {
     async fn wait(&mut self) -> Wake {
         let now = self.clock.elapsed();
         let linger = self.idle_since.map(|since| since + LINGER);
-        let due = self.machine.wake_at().into_iter().chain(linger).min();
+        let skips = self.skips.due().filter(|_| self.write.is_none());
+        let due = self.machine.wake_at().into_iter();
+        let due = due.chain(linger).chain(skips).min();
         let sleep = due.map(|due| tokio::time::sleep(due.saturating_sub(now)));
         tokio::select! {
             biased;
@@ -303,11 +314,13 @@ impl Runner {
             Ok(page) => {
                 let from = self.machine.cursor();
                 self.machine.fill(page.start, &page.loads, page.next, now);
-                self.skips.note(from, self.machine.cursor(), &page.loads);
+                let to = self.machine.cursor();
+                self.skips.note(from, to, &page.loads, now);
                 Ok(())
             }
             Err(ReadError::Compacted { oldest }) => {
                 self.machine.compact(oldest, now);
+                self.may_have_lost = true;
                 Ok(())
             }
             // What is durable is read again later.
@@ -321,13 +334,17 @@ impl Runner {
             return;
         }
         let writes = self.machine.take_writes();
-        let skips = self.skips.take_if_many();
-        if writes.is_empty() && skips.is_empty() {
+        let skips = self.skips.take_if_due(self.clock.elapsed());
+        let may_have_lost = std::mem::take(&mut self.may_have_lost);
+        if writes.is_empty() && skips.is_empty() && !may_have_lost {
             return;
         }
         let progress = self.progress.clone();
         self.write = Some(tokio::spawn(async move {
-            let result = write(&progress, &writes, &skips).await;
+            let mut result = write(&progress, &writes, &skips).await;
+            if may_have_lost && result.is_ok() {
+                result = progress.report_loss().await;
+            }
             (writes, result)
         }));
     }
@@ -390,6 +407,7 @@ impl Runner {
                 for revision in revisions {
                     self.machine.vanish(revision, now);
                 }
+                self.may_have_lost = true;
             }
             Command::Stop(_) => {}
         }

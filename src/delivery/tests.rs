@@ -13,7 +13,8 @@ use crate::domain::session::Desired;
 use crate::store::keyring::Keks;
 use crate::store::memory::MemoryEngine;
 use crate::store::{
-    Change, DEFAULT_SUBSCRIPTION, NewSession, SessionStore, Store, StoreOptions, WorkspaceStore,
+    Change, DEFAULT_SUBSCRIPTION, NewSession, SessionStore, StartAt, Store, StoreOptions,
+    SubscriptionConfig, WorkspaceStore,
 };
 
 /// A Saturday in November 2026.
@@ -227,4 +228,32 @@ async fn acks_of_an_earlier_run_count_before_and_beyond_the_window() {
     .await;
     // The one that was not acked, and at most one that was on its way when the acks came.
     assert!(given.len() <= 2, "{given:?}");
+}
+
+#[tokio::test]
+async fn an_ack_that_races_the_deletion_finds_the_subscription_gone() {
+    let mut world = World::new(1).await;
+    world.name = SubscriptionId::new("crm").unwrap();
+    let subscriptions = world.workspace.subscriptions();
+    let config = SubscriptionConfig::default();
+    subscriptions
+        .create(&world.name, &config, StartAt::Oldest)
+        .await
+        .unwrap();
+    let mut consumer = world.open(MUCH).await;
+    let leases = leases(&mut consumer, 1).await;
+    // The hub has not been told yet.
+    subscriptions.delete(&world.name, None).await.unwrap();
+    let ack = vec![leases[0].ack_id.clone()];
+    let settler = consumer.settler();
+    settler.settle(Operation::Ack, ack).await.unwrap();
+    take(&mut consumer, |delivery| match delivery {
+        Delivery::Stopped(why) => {
+            assert_eq!(why, Stopped::Deleted);
+            true
+        }
+        Delivery::Failed(error) => panic!("{error}"),
+        _ => false,
+    })
+    .await;
 }

@@ -4,6 +4,7 @@
 //! counters and survive a restart; what the server says (429, 463) comes before both. A message that
 //! was accepted is never refused here, it waits; refusals happen at acceptance, with a reason and a time.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -242,6 +243,7 @@ impl Pacing {
             linked_at,
             day: Day::of(self.clock.now()),
             today,
+            others: BTreeMap::new(),
             has_session: false,
             has_shared: false,
         }
@@ -291,6 +293,8 @@ pub(super) struct Pacer {
     linked_at: Timestamp,
     day: Day,
     today: Counters,
+    /// What was counted on other days: a clock that is set does not grant a day twice.
+    others: BTreeMap<Day, Counters>,
     /// A token taken from the session's limiter and not used yet.
     has_session: bool,
     /// A token taken from the workspace's limiter and not used yet.
@@ -304,11 +308,7 @@ impl Pacer {
     /// Whether a message to `recipient` may go now; `Go` uses up its share.
     pub(super) fn check(&mut self, recipient: &Hash, is_new: bool) -> Pace {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
-        let day = Day::of(now);
-        if day != self.day {
-            self.day = day;
-            self.today = Counters::default();
-        }
+        self.turn_to(Day::of(now));
         let at = |wall: Timestamp| elapsed.saturating_add(wall.since(now));
         let (all, new_chats) = self.holds.until(now);
         if let Some(until) = all {
@@ -352,6 +352,25 @@ impl Pacer {
             self.today.new_contacts += 1;
         }
         Pace::Go
+    }
+}
+
+/// Other days remembered.
+const DAYS: usize = 8;
+
+impl Pacer {
+    /// Counts on another day, going on where it was left.
+    fn turn_to(&mut self, day: Day) {
+        if day == self.day {
+            return;
+        }
+        let next = self.others.remove(&day).unwrap_or_default();
+        let left = std::mem::replace(&mut self.today, next);
+        self.others
+            .insert(std::mem::replace(&mut self.day, day), left);
+        if self.others.len() > DAYS {
+            self.others.pop_first();
+        }
     }
 }
 
@@ -445,6 +464,27 @@ mod tests {
         clock.advance(Duration::from_hours(24));
         for _ in 0..2 {
             assert_eq!(pacer.check(&B, true), Pace::Go);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_does_not_grant_a_day_twice() {
+        let (clock, pacing) = pacing(PacingConfig {
+            per_day: Some(2),
+            ..PacingConfig::default()
+        });
+        let mut pacer = pacer(&pacing, &Arc::default(), NOON);
+        assert_eq!(pacer.check(&A, false), Pace::Go);
+        assert_eq!(pacer.check(&B, false), Pace::Go);
+        let day = Duration::from_hours(24);
+        for wrong in [NOON.plus(day * 3), Timestamp(NOON.0 - 86_400_000 * 2)] {
+            clock.set_wall(wrong);
+            assert_eq!(pacer.check(&A, false), Pace::Go, "another day");
+            clock.set_wall(NOON);
+            assert!(matches!(
+                pacer.check(&A, false),
+                Pace::Wait(_, Reach::Session)
+            ));
         }
     }
 

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::dedup::Claims;
 use super::errors::{StoreError, TransitionError};
-use super::journal::{Appended, Queued};
+use super::journal::{Appended, Queued, Subject};
 use super::outbox::{Outbox, Step};
 use super::scope::{Txn, TxnError};
 use super::session::SessionStore;
@@ -231,7 +231,7 @@ impl SessionStore {
         event: &NewEvent,
         claims: &mut Claims,
     ) -> Result<Queued, StoreError> {
-        let session = Some((self.id(), self.number()));
+        let session = Subject::Session(self.id(), self.number());
         self.workspace()
             .journal()
             .append_in(txn, session, event, claims)
@@ -305,11 +305,16 @@ impl SessionStore {
     }
 }
 
-/// Appends events that belong to no session.
+/// Appends events that belong to no session: for all, or for one subscription by its number.
 pub(super) async fn append_events(
     workspace: &WorkspaceStore,
     events: Vec<NewEvent>,
+    subscription: u64,
 ) -> Result<Vec<Appended>, StoreError> {
+    let subject = match subscription {
+        0 => Subject::Workspace,
+        number => Subject::Subscription(number),
+    };
     let mut claims = Claims::default();
     for _ in 0..Outbox::ATTEMPTS {
         let mut txn = Txn::new(workspace.0.context.engine.clone());
@@ -317,7 +322,7 @@ pub(super) async fn append_events(
         for event in &events {
             let queued = workspace
                 .journal()
-                .append_in(&mut txn, None, event, &mut claims)
+                .append_in(&mut txn, subject, event, &mut claims)
                 .await?;
             drafts.push(queued);
         }

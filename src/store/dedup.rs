@@ -213,9 +213,9 @@ fn bucket_key(workspace: &WorkspaceStore, day: u64) -> KeyBuilder {
     workspace.key(Kind::DedupDay).u64(day)
 }
 
-/// All buckets that have expired, as a range.
-pub(super) fn expired(workspace: &WorkspaceStore) -> (Bytes, Bytes) {
-    let today = workspace.now().secs() / DAY.as_secs();
+/// All buckets that have expired by `now`, as a range.
+pub(super) fn expired(workspace: &WorkspaceStore, now: Timestamp) -> (Bytes, Bytes) {
+    let today = now.secs() / DAY.as_secs();
     let first_kept = today.saturating_sub(KEEP_DAYS);
     (
         bucket_key(workspace, 0).prefix(),

@@ -38,8 +38,8 @@ pub enum StoreError {
         /// The epoch that is current.
         current: u64,
     },
-    /// The session this handle belongs to was deleted.
-    #[error("the session was deleted")]
+    /// The session or subscription this handle belongs to was deleted.
+    #[error("it was deleted meanwhile")]
     Gone,
     /// Too many others changed the same rows at the same time; try again.
     #[error("too much contention on the same rows; try again")]

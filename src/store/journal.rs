@@ -78,6 +78,17 @@ pub struct Journal {
     workspace: WorkspaceStore,
 }
 
+/// What an event is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Subject<'a> {
+    /// A session, with its number.
+    Session(&'a SessionId, u64),
+    /// The workspace.
+    Workspace,
+    /// One subscription, by number: only it is told.
+    Subscription(u64),
+}
+
 /// An event waiting in a transaction for its revision.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Queued {
@@ -138,7 +149,7 @@ impl Journal {
     /// # Errors
     /// Only when the store fails.
     pub async fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, StoreError> {
-        super::apply::append_events(&self.workspace, events).await
+        super::apply::append_events(&self.workspace, events, 0).await
     }
 
     /// Queues an event in a transaction. With `claims` this transaction's own events are deduplicated
@@ -146,22 +157,26 @@ impl Journal {
     pub(super) async fn append_in(
         &self,
         txn: &mut Txn,
-        session: Option<(&SessionId, u64)>,
+        subject: Subject<'_>,
         event: &NewEvent,
         dedup: &mut dedup::Claims,
     ) -> Result<Queued, StoreError> {
-        let number = session.map_or(0, |(_, number)| number);
+        let (session, number, subscription) = match subject {
+            Subject::Session(id, number) => (Some(id), number, 0),
+            Subject::Workspace => (None, 0, 0),
+            Subject::Subscription(number) => (None, 0, number),
+        };
         let marks = dedup::marks(&self.workspace, number, event);
         if let Some(known) = dedup.look_up(txn, self.scope(), &marks).await? {
             return Ok(known);
         }
         let event_id = EventId(self.workspace.0.context.entropy.uuid());
-        let ordering_key = ordering_key(session.map(|(id, _)| id), &event.payload);
+        let ordering_key = ordering_key(session, &event.payload);
         let payload = serde_json::to_vec(&event.payload)
             .map_err(|error| StoreError::Damaged(format!("an event cannot be encoded: {error}")))?;
         let row = EventRow {
             event_id: event_id.0.as_bytes().to_vec(),
-            session: session.map_or_else(String::new, |(id, _)| id.as_str().to_owned()),
+            session: session.map_or_else(String::new, |id| id.as_str().to_owned()),
             ordering_key: ordering_key.clone(),
             at: event.at.0,
             payload,
@@ -172,6 +187,7 @@ impl Journal {
             key: self.key_hash(&ordering_key).0.to_vec(),
             at: event.at.0,
             size: 0,
+            subscription,
         };
         header.size = (row.encoded_len() + header.encoded_len() + ROW_OVERHEAD) as u64;
         let size = header.size;
@@ -257,16 +273,6 @@ impl Journal {
             .await?)
     }
 
-    /// Waits until the journal has grown beyond `revision` and returns the newest one.
-    ///
-    /// # Errors
-    /// [`StoreError::Closed`] when the store closes meanwhile.
-    pub async fn wait_beyond(&self, revision: Revision) -> Result<Revision, StoreError> {
-        let mut head = self.watch().await?;
-        let newest = head.wait_for(|newest| *newest > revision).await;
-        newest.map(|newest| *newest).map_err(|_| StoreError::Closed)
-    }
-
     /// What the journal holds.
     ///
     /// # Errors
@@ -304,6 +310,7 @@ impl Journal {
         Ok(CompiledFilter {
             types: filter.types.clone(),
             sessions: (!filter.sessions.is_empty()).then_some(numbers),
+            subscription: 0,
         })
     }
 
@@ -484,6 +491,7 @@ fn header(key: &[u8], row: &HeaderRow) -> Result<Header, StoreError> {
         revision: trailing_u64(key).ok_or_else(damaged)?,
         event_type: type_of(row.event_type).ok_or_else(damaged)?,
         session: row.session,
+        subscription: row.subscription,
         key: Hash(hash),
         at: Timestamp(row.at),
         size: row.size,

@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Purge = 0x09,
     /// A new key encryption key is owed since a workspace was deleted.
     RotationOwed = 0x0a,
+    /// Wall time, as it was last believed.
+    Clock = 0x0b,
 
     // A workspace.
     /// Last session number given out.
@@ -219,6 +221,11 @@ pub(super) fn trailing_u64(key: &[u8]) -> Option<u64> {
     let body = key.strip_suffix(&[END])?;
     let (rest, number) = body.split_last_chunk::<8>()?;
     (rest.last() == Some(&PART_U64)).then(|| u64::from_be_bytes(*number))
+}
+
+/// Whether a key is of a kind.
+pub(super) fn is_of(key: &[u8], kind: Kind) -> bool {
+    key.get(9) == Some(&(kind as u8))
 }
 
 /// Reads back the session number of a key.

@@ -38,6 +38,7 @@ mod dedup;
 pub mod engine;
 mod errors;
 mod evaluate;
+mod guard;
 mod journal;
 mod key;
 pub mod keyring;

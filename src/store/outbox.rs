@@ -18,12 +18,14 @@ use super::person::PersonRow;
 use super::requests::{BodyHash, RecallError, Remember};
 use super::scope::{ATTEMPTS, Scope, Txn, TxnError};
 use super::session::SessionStore;
+use super::sweeper;
 use super::usage::Counters;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{MessageId, RequestId};
 use crate::domain::message::{Content, FailureReason, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 
+pub(super) mod ending;
 mod rows;
 
 use rows::{
@@ -145,8 +147,7 @@ impl Outbox {
     }
 
     fn stanza_key(&self, stanza_id: &str) -> Bytes {
-        let hash = self.scope().hash(&[b"stanza", stanza_id.as_bytes()]);
-        self.scope().key(Kind::OutboxStanza).hash(hash).finish()
+        ending::stanza_key(self.scope(), stanza_id)
     }
 
     fn chat_hash(&self, to: &Person) -> Hash {
@@ -598,10 +599,17 @@ impl Outbox {
                 code: failure.code,
             });
         }
-        txn.put(self.scope(), key, &row)?;
+        txn.put(self.scope(), key.clone(), &row)?;
         let open_key = self.open_key(row.seq);
         if step.to.is_settled() {
             txn.delete(open_key);
+            if !from.is_settled() {
+                let until = step.at.plus(ending::KEPT);
+                let workspace = self.session.workspace();
+                let (entry, value) =
+                    sweeper::expiry_row(workspace, &key, self.session.number(), until)?;
+                txn.put_raw(entry, value);
+            }
         } else {
             let to = row.to.clone().map(Person::from).unwrap_or_default();
             let open = row.open_row(id, self.chat_hash(&to));

@@ -2,13 +2,16 @@
 //!
 //! By size, history that every subscription has confirmed goes first; if that is not enough, nothing
 //! more is dropped, and the caller is told to stop the inflow. By age, events go whether or not they
-//! were confirmed, and a gap event says which unconfirmed ones went.
+//! were confirmed. A subscription that wanted some of them and had not confirmed them has lost
+//! something: that is noted with it, and told to it alone, as one gap event when it is consumed again.
 
 use std::time::Duration;
 
 use super::engine::Revision;
 use super::errors::{ReadError, StoreError};
+use super::journal::HeaderPage;
 use super::workspace::WorkspaceStore;
+use crate::domain::clock::Timestamp;
 use crate::domain::event::{DedupKey, NewEvent, Payload};
 
 /// What a workspace's journal may hold.
@@ -25,12 +28,16 @@ pub struct Retention {
 pub struct Enforced {
     /// Events removed.
     pub removed: u64,
-    /// Unconfirmed events that were removed by age: first and last revision. A gap event says so.
+    /// Events that were removed by age although a subscription that has been consumed wanted and had not
+    /// confirmed them: first and last revision. A gap event tells its consumers.
     pub lost: Option<(Revision, Revision)>,
     /// Still above the size limit although all confirmed history is gone: stop the workspace's
     /// sessions, so that the provider queues for them.
     pub over_limit: bool,
 }
+
+/// Stamps this far ahead are from a clock that was wrong.
+const AHEAD: Duration = Duration::from_hours(1);
 
 /// When size is what makes history go, it goes until this share of the limit is left, so that it does
 /// not go one event at a time.
@@ -43,8 +50,9 @@ impl WorkspaceStore {
     /// Only when the store fails.
     pub async fn enforce(&self, retention: &Retention) -> Result<Enforced, StoreError> {
         let before = self.journal().size().await?;
-        let lost = match retention.max_age {
-            Some(max_age) => self.expire(max_age).await?,
+        // By a clock that is in doubt nothing goes.
+        let lost = match retention.max_age.zip(self.0.context.deleting_now()) {
+            Some((max_age, now)) => self.expire(max_age, now).await?,
             None => None,
         };
         let mut over_limit = false;
@@ -60,36 +68,108 @@ impl WorkspaceStore {
         })
     }
 
-    async fn expire(&self, max_age: Duration) -> Result<Option<(Revision, Revision)>, StoreError> {
-        let Some(below) = self.first_younger(max_age).await? else {
+    async fn expire(
+        &self,
+        max_age: Duration,
+        now: Timestamp,
+    ) -> Result<Option<(Revision, Revision)>, StoreError> {
+        let Some(below) = self.first_younger(max_age, now).await? else {
             return Ok(None);
         };
-        let unconfirmed = self.subscriptions().lowest_unconfirmed().await?;
-        let lost = (unconfirmed < below).then_some((unconfirmed, below - 1));
-        if let Some((from, to)) = lost {
-            // First the news, then the deed: a crash between them repeats both, and the news is
-            // recognised as a repetition.
-            self.journal().append(vec![gap(self, from, to)]).await?;
-        }
+        // First the note, then the deed: a crash between them repeats both.
+        let lost = self.note_losses(below).await?;
         while self.journal().remove_below(below).await?.1 {}
+        self.forget_below(below).await?;
         Ok(lost)
     }
 
-    /// The first revision that is not older than `max_age`, if anything is.
-    async fn first_younger(&self, max_age: Duration) -> Result<Option<Revision>, StoreError> {
-        let now = self.now();
+    /// Notes with each subscription what it loses when everything below `below` goes. Returns the range
+    /// that those lose which have ever been consumed.
+    async fn note_losses(
+        &self,
+        below: Revision,
+    ) -> Result<Option<(Revision, Revision)>, StoreError> {
+        let mut readers = Vec::new();
+        for (record, progress) in self.subscriptions().all_progress().await? {
+            let confirmed = progress.confirmed().await?;
+            if confirmed.floor() < below {
+                let filter = progress.compile(&record.config.filter).await?;
+                readers.push((progress, confirmed, filter, None::<(Revision, Revision)>));
+            }
+        }
+        let mut from = 0;
+        while !readers.is_empty() && from < below {
+            let Some(page) = self.headers_from(from).await? else {
+                break;
+            };
+            let headers = page.headers.iter().filter(|header| header.revision < below);
+            for header in headers {
+                for (_, confirmed, filter, lost) in &mut readers {
+                    if filter.matches(header) && !confirmed.contains(header.revision) {
+                        let first = lost.map_or(header.revision, |(first, _)| first);
+                        *lost = Some((first, header.revision));
+                    }
+                }
+            }
+            if page.headers.is_empty() {
+                break;
+            }
+            from = page.next;
+        }
+        let mut whole: Option<(Revision, Revision)> = None;
+        for (progress, _, _, lost) in readers {
+            let Some((from, to)) = lost else { continue };
+            progress.note_loss(from, to).await?;
+            if progress.was_consumed().await? {
+                whole =
+                    Some(whole.map_or((from, to), |(first, last)| (first.min(from), last.max(to))));
+            }
+        }
+        Ok(whole)
+    }
+
+    /// A page of headers; none when there is nothing to read from there.
+    async fn headers_from(&self, from: Revision) -> Result<Option<HeaderPage>, StoreError> {
+        match self.journal().headers(from, 1_000).await {
+            Ok(page) => Ok(Some(page)),
+            Err(ReadError::Store(error)) => Err(error),
+            Err(ReadError::Compacted { .. } | ReadError::Future { .. }) => Ok(None),
+        }
+    }
+
+    /// Subscriptions forget what they knew of events that are gone.
+    async fn forget_below(&self, below: Revision) -> Result<(), StoreError> {
+        for (_, progress) in self.subscriptions().all_progress().await? {
+            match progress.forget_below(below).await {
+                // Deleted meanwhile.
+                Ok(()) | Err(StoreError::Gone) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The first revision that is not older than `max_age`, if anything is. Stamps are made by a clock
+    /// that may have been wrong: an event is as young as any before it, and one from the future says
+    /// nothing about those behind it.
+    async fn first_younger(
+        &self,
+        max_age: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Revision>, StoreError> {
         let mut from = 0;
         let mut older = None;
         loop {
-            let page = match self.journal().headers(from, 1_000).await {
-                Ok(page) => page,
-                Err(ReadError::Store(error)) => return Err(error),
-                Err(ReadError::Compacted { .. } | ReadError::Future { .. }) => return Ok(older),
+            let Some(page) = self.headers_from(from).await? else {
+                return Ok(older);
             };
             if page.headers.is_empty() {
                 return Ok(older);
             }
             for header in &page.headers {
+                if header.at > now.plus(AHEAD) {
+                    continue;
+                }
                 if now.since(header.at) <= max_age {
                     return Ok(older);
                 }
@@ -112,12 +192,20 @@ impl WorkspaceStore {
                 return Ok(size.bytes > limit);
             }
             let below = confirmed_below.min(size.oldest + 500);
+            self.note_losses(below).await?;
             self.journal().remove_below(below).await?;
+            self.forget_below(below).await?;
         }
     }
 }
 
-fn gap(workspace: &WorkspaceStore, from: Revision, to: Revision) -> NewEvent {
+/// The gap that tells a subscription what it lost.
+pub(super) fn gap(
+    workspace: &WorkspaceStore,
+    subscription: u64,
+    from: Revision,
+    to: Revision,
+) -> NewEvent {
     NewEvent {
         at: workspace.now(),
         payload: Payload::Gap {
@@ -128,7 +216,7 @@ fn gap(workspace: &WorkspaceStore, from: Revision, to: Revision) -> NewEvent {
         dedup: Some(DedupKey {
             chat: String::new(),
             sender: String::new(),
-            stanza_id: format!("{from}-{to}"),
+            stanza_id: format!("{subscription}/{from}-{to}"),
             kind: "gap/retention".to_owned(),
         }),
     }

@@ -8,8 +8,9 @@ use prost::Message;
 use thiserror::Error;
 
 use super::audit::Audit;
-use super::engine::{Commit, Engine, Expectation, Health, Scan};
+use super::engine::{Commit, Engine, Expectation, Health, Scan, Urgency};
 use super::errors::{CreateError, StoreError};
+use super::guard::{ClockGuard, ClockRow};
 use super::key::{KeyBuilder, Kind, SYSTEM, trailing_u64};
 use super::keyring::{Keks, UnwrapError, WorkspaceKeys};
 use super::migrate::{self, FORMAT, FormatMark};
@@ -20,7 +21,7 @@ use super::session::SessionStore;
 use super::sweeper::{self, Swept};
 use super::tokens::Tokens;
 use super::workspace::{Context, WorkspaceRow, WorkspaceStore, stored_id};
-use crate::domain::clock::{Clock, Entropy};
+use crate::domain::clock::{Clock, Entropy, Timestamp};
 use crate::domain::ids::WorkspaceId;
 
 /// What the store is opened with.
@@ -91,12 +92,14 @@ impl Store {
     /// # Errors
     /// [`OpenError`] says what is wrong and what to do.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
-        let context = Context {
+        let engine = Arc::clone(&options.engine);
+        let mut context = Context {
+            guard: Arc::new(ClockGuard::new(&*options.clock, None)),
             engine: options.engine,
             clock: options.clock,
             entropy: options.entropy,
         };
-        let engine = &*context.engine;
+        let engine = &*engine;
         if migrate::read_mark(engine).await?.is_none() {
             initialise(&context, &options.keks, &options.release).await?;
         }
@@ -114,6 +117,9 @@ impl Store {
             engine: Arc::clone(&context.engine),
             sealer: Arc::new(sealer),
         };
+        let last: Option<ClockRow> = system.get(&clock_key()).await?;
+        let last = last.map(|row| Timestamp(row.at));
+        context.guard = Arc::new(ClockGuard::new(&*context.clock, last));
         let tokens = Tokens::load(context.clone(), system.clone()).await?;
         let store = Self(Arc::new(Inner {
             context,
@@ -124,7 +130,25 @@ impl Store {
             rotation: tokio::sync::Mutex::new(()),
         }));
         store.resume().await?;
+        store.deleting_now().await?;
         Ok(store)
+    }
+
+    /// Wall time, if it may delete; kept for the next run.
+    async fn deleting_now(&self) -> Result<Option<Timestamp>, StoreError> {
+        let Some(now) = self.0.context.deleting_now() else {
+            return Ok(None);
+        };
+        if self.0.context.guard.is_due(now) {
+            let key = clock_key();
+            let sealed = self.0.system.seal(&key, &ClockRow { at: now.0 })?;
+            let commit = Commit {
+                put: vec![(key, sealed)],
+                ..Commit::default()
+            };
+            self.0.context.engine.submit(commit, Urgency::Lazy).await?;
+        }
+        Ok(Some(now))
     }
 
     async fn resume(&self) -> Result<(), StoreError> {
@@ -142,12 +166,21 @@ impl Store {
             }
         }
         for row in self.all_workspaces().await? {
-            let id = stored_id(WorkspaceId::new(row.id))?;
-            let workspace = self.open_workspace(&id, row.number).await?;
-            workspace.resume_purges().await?;
-            workspace.subscriptions().ensure_default().await?;
+            match self.resume_one(&row).await {
+                Err(error @ StoreError::Damaged(_)) => {
+                    tracing::error!(workspace = row.id, %error, "a workspace cannot be opened");
+                }
+                done => done?,
+            }
         }
         Ok(())
+    }
+
+    async fn resume_one(&self, row: &WorkspaceRow) -> Result<(), StoreError> {
+        let id = stored_id(WorkspaceId::new(row.id.clone()))?;
+        let workspace = self.open_workspace(&id, row.number).await?;
+        workspace.resume_purges().await?;
+        workspace.subscriptions().ensure_default().await
     }
 
     /// How the engine is doing; cheap. For readiness, the watchdog and metrics.
@@ -250,7 +283,18 @@ impl Store {
                 session: None,
             });
             let id = stored_id(WorkspaceId::new(row.id))?;
-            let workspace = self.open_workspace(&id, row.number).await?;
+            let workspace = match self.open_workspace(&id, row.number).await {
+                Ok(workspace) => workspace,
+                // Reported when the store was opened; the others go on without it.
+                Err(StoreError::Damaged(_)) => match following {
+                    Some(cursor) => {
+                        at = cursor;
+                        continue;
+                    }
+                    None => return Ok((Vec::new(), None)),
+                },
+                Err(error) => return Err(error),
+            };
             let request = PageRequest {
                 size,
                 after: at.session.take(),
@@ -274,25 +318,41 @@ impl Store {
         }
     }
 
-    /// Removes what has expired, in every workspace. Run every few minutes.
+    /// Removes what has expired, in every workspace; nothing while the clock is in doubt. A workspace
+    /// that cannot be swept is reported and does not hold up the others. Run every few minutes.
     ///
     /// # Errors
-    /// Only when the store fails.
+    /// Only when the store fails as a whole.
     pub async fn sweep(&self) -> Result<Swept, StoreError> {
         let mut total = Swept::default();
+        let Some(now) = self.deleting_now().await? else {
+            return Ok(total);
+        };
         for row in self.all_workspaces().await? {
-            let id = stored_id(WorkspaceId::new(row.id))?;
-            let workspace = self.open_workspace(&id, row.number).await?;
-            let swept = sweeper::sweep(&workspace).await?;
-            total.expired += swept.expired;
-            total.renewed += swept.renewed;
+            match self.sweep_one(&row, now).await {
+                Ok(swept) => total.add(swept),
+                Err(error @ (StoreError::Closed | StoreError::Io(_))) => return Err(error),
+                Err(error) => {
+                    tracing::error!(workspace = row.id, %error, "a workspace cannot be swept");
+                }
+            }
         }
         Ok(total)
+    }
+
+    async fn sweep_one(&self, row: &WorkspaceRow, now: Timestamp) -> Result<Swept, StoreError> {
+        let id = stored_id(WorkspaceId::new(row.id.clone()))?;
+        let workspace = self.open_workspace(&id, row.number).await?;
+        sweeper::sweep(&workspace, now).await
     }
 }
 
 pub(super) fn purge_key(number: u64) -> bytes::Bytes {
     system_key(Kind::Purge).u64(number).finish()
+}
+
+fn clock_key() -> bytes::Bytes {
+    system_key(Kind::Clock).finish()
 }
 
 pub(super) fn rotation_key() -> bytes::Bytes {

@@ -40,9 +40,26 @@ impl Store {
         };
         keyring::prepend_fresh_kek(&path, &self.0.context.entropy).map_err(io)?;
         self.reload_keks(&source)?;
-        self.rewrap().await?;
+        self.wrap_all().await?;
         keyring::retire_old_keks(&path).map_err(io)?;
-        self.reload_keks(&source)
+        self.reload_keks(&source)?;
+        // Last: until the old key is gone from the file, a new one is owed.
+        Ok(self.no_longer_owed().await?)
+    }
+
+    /// Makes up for a rotation that a crash interrupted. Where this process may not replace the key,
+    /// nothing happens: the operator was told when it became due.
+    ///
+    /// # Errors
+    /// As [`Self::rotate_kek`].
+    pub async fn finish_rotation(&self) -> Result<(), RotateError> {
+        if !self.rotation_owed().await? {
+            return Ok(());
+        }
+        match self.rotate_kek().await {
+            Err(RotateError::Managed(_)) => Ok(()),
+            done => done,
+        }
     }
 
     fn reload_keks(&self, source: &KekSource) -> Result<(), RotateError> {
@@ -57,6 +74,12 @@ impl Store {
     /// # Errors
     /// Only when the store fails.
     pub async fn rewrap(&self) -> Result<(), StoreError> {
+        let _guard = self.0.rotation.lock().await;
+        self.wrap_all().await?;
+        self.no_longer_owed().await
+    }
+
+    async fn wrap_all(&self) -> Result<(), StoreError> {
         let mut numbers = vec![SYSTEM];
         numbers.extend(self.all_workspaces().await?.iter().map(|row| row.number));
         let engine = &*self.0.context.engine;
@@ -80,6 +103,11 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(())
+    }
+
+    async fn no_longer_owed(&self) -> Result<(), StoreError> {
+        let engine = &self.0.context.engine;
         let done = Commit {
             delete: vec![rotation_key()],
             ..Commit::default()

@@ -194,7 +194,7 @@ impl Subscriptions {
         let state_key = self.state_key(number);
         let state = StateRow {
             floor_chunk: acks::chunk_of(first),
-            epoch: 0,
+            ..StateRow::default()
         };
         let mut rows = vec![(state_key.clone(), scope.seal(&state_key, &state)?)];
         let chunk = Chunk::confirmed_below(first);
@@ -312,24 +312,43 @@ impl Subscriptions {
     }
 
     /// The lowest revision that some subscription has not confirmed: everything below may go first.
+    /// `default` counts when it was ever consumed, or when there is no other.
     ///
     /// # Errors
     /// Only when the store fails.
     pub async fn lowest_unconfirmed(&self) -> Result<Revision, StoreError> {
         let mut lowest = self.workspace.journal().size().await?.newest + 1;
+        let all = self.all_progress().await?;
+        let alone = all.len() == 1;
+        for (record, progress) in all {
+            let untouched = record.id.as_str() == DEFAULT_SUBSCRIPTION && !alone;
+            if untouched && !progress.was_consumed().await? {
+                continue;
+            }
+            lowest = lowest.min(progress.confirmed().await?.floor());
+        }
+        Ok(lowest)
+    }
+
+    /// Every subscription with its progress.
+    pub(super) async fn all_progress(
+        &self,
+    ) -> Result<Vec<(SubscriptionRecord, Progress)>, StoreError> {
+        let mut all = Vec::new();
         let mut request = PageRequest::first(super::page::MAX_PAGE_SIZE);
         loop {
             let page = self.list(&request).await?;
-            for record in &page.items {
+            for record in page.items {
                 match self.progress(&record.id).await {
-                    Ok(progress) => lowest = lowest.min(progress.confirmed().await?.floor()),
+                    Ok(progress) => all.push((record, progress)),
+                    // Deleted meanwhile.
                     Err(LookupError::NotFound { .. }) => {}
                     Err(LookupError::Store(error)) => return Err(error),
                 }
             }
             match page.next {
                 Some(next) => request.after = Some(next),
-                None => return Ok(lowest),
+                None => return Ok(all),
             }
         }
     }

@@ -12,9 +12,10 @@ use prost::Message;
 use super::dedup;
 use super::engine::{Commit, Engine, Expectation, Scan, Urgency};
 use super::errors::StoreError;
-use super::key::{Kind, session_of};
+use super::key::{Kind, is_of, session_of};
 use super::keyspace::open_value;
 use super::migrate::first_version;
+use super::outbox::ending;
 use super::scope::Scope;
 use super::seal::Sealer;
 use super::usage::Day;
@@ -63,16 +64,50 @@ pub struct Swept {
     pub expired: u64,
     /// Entries whose row had been written again with a later deadline.
     pub renewed: u64,
+    /// Entries passed over because they or their rows cannot be read.
+    pub unreadable: u64,
 }
 
-/// Removes what has expired in one workspace.
-pub(super) async fn sweep(workspace: &WorkspaceStore) -> Result<Swept, StoreError> {
+impl Swept {
+    pub(super) fn add(&mut self, other: Self) {
+        self.expired += other.expired;
+        self.renewed += other.renewed;
+        self.unreadable += other.unreadable;
+    }
+}
+
+/// Removes what has expired in one workspace by `now`.
+pub(super) async fn sweep(workspace: &WorkspaceStore, now: Timestamp) -> Result<Swept, StoreError> {
     let mut swept = Swept::default();
-    let now = workspace.now();
-    while sweep_page(workspace, now, &mut swept).await? {}
+    let hour = now.secs() / HOUR.as_secs();
+    let mut scan = Scan {
+        start: workspace.0.root.prefix(Kind::Expiry),
+        end: workspace.key(Kind::Expiry).u64(hour).prefix(),
+        limit: 250,
+        reverse: false,
+    };
+    loop {
+        match sweep_page(workspace, scan.clone(), now).await? {
+            Page::Done(page, last) => {
+                swept.add(page);
+                match last {
+                    Some(last) => scan = scan.after(&last),
+                    None => break,
+                }
+            }
+            Page::Changed => {}
+        }
+    }
+    if swept.unreadable > 0 {
+        tracing::error!(
+            workspace = %workspace.id(),
+            entries = swept.unreadable,
+            "rows whose time may have come cannot be read and stay"
+        );
+    }
 
     let engine = &*workspace.0.context.engine;
-    let (start, end) = dedup::expired(workspace);
+    let (start, end) = dedup::expired(workspace, now);
     let days = Scan {
         start,
         end,
@@ -85,67 +120,109 @@ pub(super) async fn sweep(workspace: &WorkspaceStore) -> Result<Swept, StoreErro
     Ok(swept)
 }
 
-/// Works off one page of entries; whether there may be more.
+/// What became of a page of entries.
+enum Page {
+    /// Worked off, up to this key if there may be more.
+    Done(Swept, Option<Bytes>),
+    /// Somebody renewed a row meanwhile: look at it again.
+    Changed,
+}
+
+/// Works off one page of entries.
 async fn sweep_page(
     workspace: &WorkspaceStore,
+    scan: Scan,
     now: Timestamp,
-    swept: &mut Swept,
-) -> Result<bool, StoreError> {
+) -> Result<Page, StoreError> {
     let root = &workspace.0.root;
-    let hour = now.secs() / HOUR.as_secs();
-    let scan = Scan {
-        start: root.prefix(Kind::Expiry),
-        end: workspace.key(Kind::Expiry).u64(hour).prefix(),
-        limit: 250,
-        reverse: false,
-    };
-    let (entries, more) = root.scan::<ExpiryRow>(scan).await?;
+    let page = root.engine.range(scan).await?;
+    let last = page.rows.last().map(|(key, _)| key.clone());
+    let last = last.filter(|_| page.more);
+    let mut swept = Swept::default();
+    let mut entries = Vec::new();
+    for (entry, sealed) in page.rows {
+        match root.open::<ExpiryRow>(&entry, &sealed) {
+            Ok(row) => entries.push((entry, row)),
+            Err(_) => swept.unreadable += 1,
+        }
+    }
     if entries.is_empty() {
-        return Ok(false);
+        return Ok(Page::Done(swept, last));
     }
     let targets: Vec<Bytes> = entries.iter().map(|(_, row)| row.key.clone()).collect();
-    let values = workspace.0.context.engine.get_many(&targets).await?;
+    let values = root.engine.get_many(&targets).await?;
     let mut commit = Commit::default();
     for ((entry, row), value) in entries.into_iter().zip(values) {
+        let Some(value) = value else {
+            commit.delete.push(entry);
+            continue;
+        };
+        let Ok(life) = life(workspace, &row, &value) else {
+            swept.unreadable += 1;
+            continue;
+        };
         commit.delete.push(entry);
-        let Some(value) = value else { continue };
-        if deadline(workspace, &row, &value)? <= now {
+        if life.until <= now {
             // Only what was looked at: a row renewed this very moment must stay.
             commit
                 .expect
                 .push((row.key.clone(), Expectation::Equals(value)));
             commit.delete.push(row.key);
+            commit.delete.extend(life.with);
             swept.expired += 1;
         } else {
+            if life.one_entry {
+                let session = session_of(&row.key).unwrap_or_default();
+                let next = expiry_row(workspace, &row.key, session, life.until)?;
+                commit.put.push(next);
+            }
             swept.renewed += 1;
         }
     }
     match root.engine.commit(commit).await {
-        Ok(_) => Ok(more),
-        // Somebody renewed a row meanwhile: look at this page again.
-        Err(super::engine::CommitError::ExpectationFailed { .. }) => Ok(true),
+        Ok(_) => Ok(Page::Done(swept, last)),
+        Err(super::engine::CommitError::ExpectationFailed { .. }) => Ok(Page::Changed),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The deadline a row has now: key-space rows carry theirs, the others have that of their entry.
-fn deadline(
-    workspace: &WorkspaceStore,
-    row: &ExpiryRow,
-    value: &[u8],
-) -> Result<Timestamp, StoreError> {
+/// How long a row lasts.
+struct Life {
+    until: Timestamp,
+    /// Rows that go with it.
+    with: Option<Bytes>,
+    /// It has one entry, which moves when its deadline does.
+    one_entry: bool,
+}
+
+/// How long a row lasts by now: key-space rows carry their deadline, messages are kept for a while after
+/// their last step, the others have the deadline of their entry.
+fn life(workspace: &WorkspaceStore, row: &ExpiryRow, value: &[u8]) -> Result<Life, StoreError> {
     let session = session_of(&row.key).unwrap_or_default();
+    let mut life = Life {
+        until: Timestamp(row.at),
+        with: None,
+        one_entry: false,
+    };
     if session == 0 {
-        return Ok(Timestamp(row.at));
+        return Ok(life);
     }
     let inner = &workspace.0;
     let scope = Scope {
         engine: inner.context.engine.clone(),
         sealer: std::sync::Arc::new(Sealer::new(inner.number, session, inner.keys.clone())?),
     };
+    if is_of(&row.key, Kind::Outbox) {
+        let ending = ending::of(&scope, &row.key, value)?;
+        life.until = ending.until;
+        life.with = Some(ending.stanza);
+        life.one_entry = true;
+        return Ok(life);
+    }
     let (_, at) = open_value(&scope, &row.key, value)?;
     // Written again without a deadline: it stays.
-    Ok(at.unwrap_or(Timestamp(u64::MAX)))
+    life.until = at.unwrap_or(Timestamp(u64::MAX));
+    Ok(life)
 }
 
 /// Deletes one page of a range without looking at the values; whether there may be more.

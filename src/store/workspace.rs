@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, Scan, Version};
 use super::errors::{LookupError, StoreError};
+use super::guard::ClockGuard;
 use super::journal::Journal;
 use super::key::{KeyBuilder, Kind, trailing_u64};
 use super::keyring::WorkspaceKeys;
@@ -32,6 +33,14 @@ pub(super) struct Context {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Entropy,
+    pub(super) guard: Arc<ClockGuard>,
+}
+
+impl Context {
+    /// Wall time, if it may delete.
+    pub(super) fn deleting_now(&self) -> Option<Timestamp> {
+        self.guard.now(&*self.clock)
+    }
 }
 
 /// A workspace as stored.
@@ -146,7 +155,19 @@ impl WorkspaceStore {
             return Ok(known.clone());
         }
         let number = self.sessions().number_of(id).await?;
-        self.session_handle(id, number).map_err(Into::into)
+        let handle = self.session_handle(id, number)?;
+        // A deletion in between has let go of the handle it found, not of this one.
+        match self.sessions().number_of(id).await {
+            Ok(current) if current == number => Ok(handle),
+            Err(LookupError::Store(error)) => Err(error.into()),
+            _ => {
+                self.0
+                    .sessions
+                    .remove_if(id, |_, known| known.number() == number);
+                handle.retire().await;
+                Err(StoreError::Gone.into())
+            }
+        }
     }
 
     /// The handle of a session whose number is known.
@@ -155,18 +176,24 @@ impl WorkspaceStore {
         id: &SessionId,
         number: u64,
     ) -> Result<SessionStore, StoreError> {
-        if let Some(known) = self.0.sessions.get(id)
-            && known.number() == number
-        {
-            return Ok(known.clone());
-        }
+        // All callers must share one handle, for what it defers and for its epoch.
+        let place = match self.0.sessions.entry(id.clone()) {
+            Entry::Occupied(known) if known.get().number() == number => {
+                return Ok(known.get().clone());
+            }
+            // Deleted and created anew since the number was read.
+            Entry::Occupied(known) if known.get().number() > number => {
+                return Err(StoreError::Gone);
+            }
+            place => place,
+        };
         let sealer = Sealer::new(self.0.number, number, Arc::clone(&self.0.keys))?;
         let scope = Scope {
             engine: Arc::clone(&self.0.context.engine),
             sealer: Arc::new(sealer),
         };
         let handle = SessionStore::new(self.clone(), id.clone(), scope);
-        self.0.sessions.insert(id.clone(), handle.clone());
+        place.insert(handle.clone());
         Ok(handle)
     }
 

@@ -56,6 +56,8 @@ impl Store {
         display_name: &str,
         remember: Option<Remember<Workspace>>,
     ) -> Result<Workspace, CreateError> {
+        // A key that is being replaced must not wrap another workspace's keys unseen.
+        let _no_rotation = self.0.rotation.lock().await;
         let name_key = self.name_key(id);
         let mut row = WorkspaceRow {
             number: 0,

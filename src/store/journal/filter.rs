@@ -26,11 +26,23 @@ impl Filter {
 pub struct CompiledFilter {
     pub(super) types: BTreeSet<EventType>,
     pub(super) sessions: Option<BTreeSet<u64>>,
+    /// The subscription that reads; 0: none.
+    pub(super) subscription: u64,
 }
 
 impl CompiledFilter {
-    /// Whether the event passes. Gaps always do: nobody may miss that something is missing.
+    /// The same filter, as a subscription reads with it.
+    pub(in crate::store) fn for_subscription(mut self, number: u64) -> Self {
+        self.subscription = number;
+        self
+    }
+
+    /// Whether the event passes. Gaps always do, unless they concern another subscription alone: nobody
+    /// may miss that something is missing.
     pub fn matches(&self, header: &Header) -> bool {
+        if header.subscription != 0 {
+            return header.subscription == self.subscription;
+        }
         let session = match &self.sessions {
             Some(sessions) => header.session == 0 || sessions.contains(&header.session),
             None => true,

@@ -16,6 +16,8 @@ pub struct Header {
     pub event_type: EventType,
     /// The number of its session within the workspace; 0 for workspace-level events.
     pub(in crate::store) session: u64,
+    /// The number of the subscription it concerns alone; 0: it concerns all.
+    pub(in crate::store) subscription: u64,
     /// Its ordering key, hashed: equal exactly when the ordering keys are equal.
     pub key: Hash,
     /// When it was committed.
@@ -52,6 +54,8 @@ pub(in crate::store) struct HeaderRow {
     pub(super) at: u64,
     #[prost(uint64, tag = "5")]
     pub(super) size: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) subscription: u64,
 }
 first_version!(HeaderRow, "event header");
 

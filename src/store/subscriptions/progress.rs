@@ -5,12 +5,16 @@ use super::rows::{AttemptRow, DeadRow, StateRow};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::SubscriptionId;
 use crate::store::acks::{self, Chunk, Confirmed};
+use crate::store::apply::append_events;
 use crate::store::engine::{Revision, Scan, Urgency};
 use crate::store::errors::{LookupError, StoreError};
+use crate::store::journal::{CompiledFilter, Filter};
 use crate::store::key::{Kind, trailing_u64};
 use crate::store::page::{Page, PageRequest, PageToken};
 use crate::store::requests::Remember;
+use crate::store::retention;
 use crate::store::scope::{Scope, Txn, TxnError};
+use crate::store::sweeper::delete_page;
 use crate::store::workspace::WorkspaceStore;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -49,8 +53,99 @@ impl Progress {
         key.u64(self.number).finish()
     }
 
-    fn gone() -> StoreError {
-        StoreError::Damaged("a subscription has no state".into())
+    async fn state_in(&self, txn: &mut Txn) -> Result<StateRow, StoreError> {
+        let state = txn.get(self.scope(), &self.state_key()).await?;
+        state.ok_or(StoreError::Gone)
+    }
+
+    /// Whether anybody ever consumed it.
+    pub(in crate::store) async fn was_consumed(&self) -> Result<bool, StoreError> {
+        let state: Option<StateRow> = self.scope().get(&self.state_key()).await?;
+        Ok(state.ok_or(StoreError::Gone)?.epoch > 0)
+    }
+
+    /// Prepares this subscription's filter: also gaps that concern it alone pass.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn compile(&self, filter: &Filter) -> Result<CompiledFilter, StoreError> {
+        let compiled = self.workspace.journal().compile(filter).await?;
+        Ok(compiled.for_subscription(self.number))
+    }
+
+    /// Notes that retention is about to remove events in this range that the subscription wanted and
+    /// had not confirmed. [`Self::report_loss`] tells its consumers.
+    pub(in crate::store) async fn note_loss(
+        &self,
+        from: Revision,
+        to: Revision,
+    ) -> Result<(), StoreError> {
+        let _guard = self.lock.lock().await;
+        let mut txn = Txn::new(self.scope().engine.clone());
+        let mut state = self.state_in(&mut txn).await?;
+        if state.lost_to == 0 {
+            state.lost_from = from;
+        }
+        state.lost_from = state.lost_from.min(from);
+        state.lost_to = state.lost_to.max(to);
+        txn.put(self.scope(), self.state_key(), &state)?;
+        finish(txn).await
+    }
+
+    /// Journals a gap for this subscription alone if retention removed events that it wanted and had not
+    /// confirmed. One gap tells of all that was lost since the last.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn report_loss(&self) -> Result<(), StoreError> {
+        let state: Option<StateRow> = self.scope().get(&self.state_key()).await?;
+        let told = state.ok_or(StoreError::Gone)?;
+        if told.lost_to == 0 {
+            return Ok(());
+        }
+        // First the news: a crash after it repeats it, which is recognised.
+        let gap = retention::gap(&self.workspace, self.number, told.lost_from, told.lost_to);
+        append_events(&self.workspace, vec![gap], self.number).await?;
+        let _guard = self.lock.lock().await;
+        let mut txn = Txn::new(self.scope().engine.clone());
+        let mut state = self.state_in(&mut txn).await?;
+        if state.lost_to > told.lost_to {
+            state.lost_from = told.lost_to + 1;
+        } else {
+            (state.lost_from, state.lost_to) = (0, 0);
+        }
+        txn.put(self.scope(), self.state_key(), &state)?;
+        finish(txn).await
+    }
+
+    /// Forgets what is known of events below `oldest`, which the journal no longer has: which were
+    /// confirmed, their attempts, and dead letters. Safe to repeat and to interrupt.
+    pub(in crate::store) async fn forget_below(&self, oldest: Revision) -> Result<(), StoreError> {
+        let chunk = acks::chunk_of(oldest);
+        let guard = self.lock.lock().await;
+        let mut txn = Txn::new(self.scope().engine.clone());
+        let mut state = self.state_in(&mut txn).await?;
+        if state.floor_chunk < chunk {
+            state.floor_chunk = chunk;
+            txn.put(self.scope(), self.state_key(), &state)?;
+            finish(txn).await?;
+        }
+        drop(guard);
+        let ends = [
+            (Kind::Ack, chunk),
+            (Kind::Attempt, oldest),
+            (Kind::Dead, oldest),
+        ];
+        for (kind, end) in ends {
+            let scan = Scan {
+                start: self.workspace.key(kind).u64(self.number).prefix(),
+                end: self.key(kind, end),
+                limit: 500,
+                reverse: false,
+            };
+            while delete_page(&*self.scope().engine, scan.clone()).await? {}
+        }
+        Ok(())
     }
 
     /// Counts up the epoch and returns it: part of the lease tokens a dispatcher gives out, so that
@@ -61,11 +156,9 @@ impl Progress {
     pub async fn next_epoch(&self) -> Result<u64, StoreError> {
         let _guard = self.lock.lock().await;
         let mut txn = Txn::new(self.scope().engine.clone());
-        let key = self.state_key();
-        let state: Option<StateRow> = txn.get(self.scope(), &key).await?;
-        let mut state = state.ok_or_else(Self::gone)?;
+        let mut state = self.state_in(&mut txn).await?;
         state.epoch += 1;
-        txn.put(self.scope(), key, &state)?;
+        txn.put(self.scope(), self.state_key(), &state)?;
         finish(txn).await?;
         Ok(state.epoch)
     }
@@ -88,7 +181,7 @@ impl Progress {
         let oldest = self.workspace.journal().size().await?.oldest;
         let _guard = self.lock.lock().await;
         let state: Option<StateRow> = self.scope().get(&self.state_key()).await?;
-        let state = state.ok_or_else(Self::gone)?;
+        let state = state.ok_or(StoreError::Gone)?;
         let prefix = self.workspace.key(Kind::Ack).u64(self.number).prefix();
         let mut scan = Scan::prefix(&prefix, crate::store::engine::MAX_PAGE);
         let mut confirmed = Confirmed::new(state.floor_chunk, oldest);
@@ -147,8 +240,7 @@ impl Progress {
         let _guard = self.lock.lock().await;
         let mut txn = Txn::new(self.scope().engine.clone());
         let state_key = self.state_key();
-        let state: Option<StateRow> = txn.get(self.scope(), &state_key).await?;
-        let mut state = state.ok_or_else(Self::gone)?;
+        let mut state = self.state_in(&mut txn).await?;
         let before = state.floor_chunk;
         for range in ranges {
             let first = acks::chunk_of(*range.start()).max(state.floor_chunk);
@@ -244,7 +336,7 @@ impl Progress {
         .await
     }
 
-    /// Lists dead letters by revision.
+    /// Lists dead letters by revision. They go with their events, when retention removes those.
     ///
     /// # Errors
     /// Only when the store fails.

@@ -39,6 +39,12 @@ pub(in crate::store) struct StateRow {
     pub(super) floor_chunk: u64,
     #[prost(uint64, tag = "2")]
     pub(super) epoch: u64,
+    /// The first unconfirmed event that retention removed and that nobody was told of; 0: none.
+    #[prost(uint64, tag = "3")]
+    pub(super) lost_from: u64,
+    /// The last one.
+    #[prost(uint64, tag = "4")]
+    pub(super) lost_to: u64,
 }
 first_version!(StateRow, "subscription state");
 

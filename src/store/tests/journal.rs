@@ -298,10 +298,8 @@ async fn readers_wait_without_polling_and_learn_where_the_ends_are() {
     let world = World::new().await;
     let session = world.session("line").await;
     let journal = world.default().await.journal();
-    let waiting = {
-        let journal = journal.clone();
-        tokio::spawn(async move { journal.wait_beyond(1).await.unwrap() })
-    };
+    let mut head = journal.watch().await.unwrap();
+    let waiting = tokio::spawn(async move { *head.wait_for(|newest| *newest > 1).await.unwrap() });
     append(&session, state_event()).await;
     append(&session, state_event()).await;
     let newest = tokio::time::timeout(Duration::from_secs(90), waiting).await;
@@ -329,11 +327,10 @@ async fn age_removes_events_and_says_which_unconfirmed_ones() {
         event.at = if n < 1_100 { NOW } else { NOW.plus(DAY * 5) };
         append(&session, event).await;
     }
-    default_progress(&workspace)
-        .await
-        .skip(&[1..=600])
-        .await
-        .unwrap();
+    let progress = default_progress(&workspace).await;
+    progress.next_epoch().await.unwrap();
+    progress.skip(&[1..=600]).await.unwrap();
+    progress.count_attempts(&[700, 1_150]).await.unwrap();
     world.clock.advance(DAY * 8);
     let retention = Retention {
         max_age: Some(DAY * 7),
@@ -343,13 +340,15 @@ async fn age_removes_events_and_says_which_unconfirmed_ones() {
     assert_eq!(enforced.lost, Some((601, 1_100)));
     assert_eq!((enforced.removed, enforced.over_limit), (1_100, false));
     let size = journal.size().await.unwrap();
-    assert_eq!((size.oldest, size.newest, size.events), (1_101, 1_201, 101));
+    assert_eq!((size.oldest, size.newest, size.events), (1_101, 1_200, 100));
+    assert_eq!(progress.attempts(&[700, 1_150]).await.unwrap(), [0, 1]);
     let compacted = journal.read(1_100, 10, &CompiledFilter::default()).await;
     assert_eq!(compacted, Err(ReadError::Compacted { oldest: 1_101 }));
-    let last = journal
-        .read(1_201, 1, &CompiledFilter::default())
-        .await
-        .unwrap();
+    progress.report_loss().await.unwrap();
+    progress.report_loss().await.unwrap();
+    let filter = progress.compile(&Filter::default()).await.unwrap();
+    let last = journal.read(1_201, 10, &filter).await.unwrap();
+    assert_eq!(last.events.len(), 1, "told once");
     let gap = Payload::Gap {
         reason: "RETENTION".into(),
         from_revision: Some(601),
@@ -440,4 +439,99 @@ async fn receipts_are_recognised_too() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_loss_is_told_to_those_who_lost_something_and_once() {
+    use crate::domain::event::EventType;
+    use crate::domain::ids::SubscriptionId;
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let workspace = world.default().await;
+    let journal = workspace.journal();
+    let subscriptions = workspace.subscriptions();
+    // Never consumes.
+    let _default = default_progress(&workspace).await;
+    // Wants messages, of which there are none; consumed all it wants.
+    let picky = SubscriptionId::new("picky").unwrap();
+    let messages = Filter {
+        types: [EventType::Message].into(),
+        ..Filter::default()
+    };
+    let config = SubscriptionConfig {
+        filter: messages.clone(),
+        ..SubscriptionConfig::default()
+    };
+    let begin = StartAt::Oldest;
+    subscriptions.create(&picky, &config, begin).await.unwrap();
+    let picky = subscriptions.progress(&picky).await.unwrap();
+    // Wants everything, and was away.
+    let away = SubscriptionId::new("away").unwrap();
+    let config = SubscriptionConfig::default();
+    subscriptions.create(&away, &config, begin).await.unwrap();
+    let away = subscriptions.progress(&away).await.unwrap();
+    for progress in [&picky, &away] {
+        progress.next_epoch().await.unwrap();
+    }
+    let retention = Retention {
+        max_age: Some(DAY * 30),
+        max_bytes: None,
+    };
+    world.clock.advance(DAY * 31);
+    for day in 0..5_u32 {
+        let mut event = state_event();
+        event.at = NOW.plus(DAY * day);
+        append(&session, event).await;
+    }
+    let newest = journal.size().await.unwrap().newest;
+    for _ in 0..5 {
+        workspace.enforce(&retention).await.unwrap();
+        world.clock.advance(DAY);
+    }
+    let after = journal.size().await.unwrap();
+    assert_eq!((after.newest, after.events), (newest, 0), "no news so far");
+    for progress in [&picky, &away, &away] {
+        progress.report_loss().await.unwrap();
+    }
+    assert_eq!(journal.size().await.unwrap().newest, newest + 1);
+    let read = async |filter: CompiledFilter| {
+        let page = journal.read(newest + 1, 10, &filter).await.unwrap();
+        page.events.len()
+    };
+    let any = Filter::default();
+    assert_eq!(read(away.compile(&any).await.unwrap()).await, 1);
+    assert_eq!(read(picky.compile(&messages).await.unwrap()).await, 0);
+    assert_eq!(read(journal.compile(&any).await.unwrap()).await, 0);
+}
+
+#[tokio::test]
+async fn what_retention_removed_leaves_no_rows_behind() {
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let workspace = world.default().await;
+    let progress = default_progress(&workspace).await;
+    let changes = || (0..500).map(|_| Change::Event(state_event())).collect();
+    for _ in 0..18 {
+        session.apply(changes()).await.unwrap();
+    }
+    progress.ack(&[5, 5_000, 8_900]).await.unwrap();
+    progress.bury(6, "MAX_ATTEMPTS", 3).await.unwrap();
+    let acks = async || {
+        let prefix = workspace.key(super::super::key::Kind::Ack).prefix();
+        let scan = crate::store::engine::Scan::prefix(&prefix, 100);
+        world.engine.range(scan).await.unwrap().rows.len()
+    };
+    assert_eq!(acks().await, 3);
+    world.clock.advance(DAY * 31);
+    let retention = Retention {
+        max_age: Some(DAY * 30),
+        max_bytes: None,
+    };
+    workspace.enforce(&retention).await.unwrap();
+    assert_eq!(acks().await, 1, "only that of the newest events");
+    let dead = progress.dead_letters(&PageRequest::default()).await;
+    assert!(dead.unwrap().items.is_empty());
+    assert_eq!(progress.confirmed().await.unwrap().floor(), 9_001);
+    progress.ack(&[9_001]).await.unwrap();
+    assert_eq!(progress.confirmed().await.unwrap().floor(), 9_002);
 }

@@ -350,7 +350,8 @@ async fn expiring_rows_end_after_their_last_deadline() {
         swept,
         Swept {
             expired: 1,
-            renewed: 2
+            renewed: 2,
+            ..Swept::default()
         }
     );
     let there = |name: &'static str| {

@@ -270,3 +270,35 @@ async fn a_record_and_its_event_change_together() {
     assert!(matches!(&applied[1], Applied::Event(event) if event.revision == 1));
     assert_eq!(session.record().await.unwrap().login, Login::Paired);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_callers_at_the_same_time_share_a_handle() {
+    let (engine, _gate) = super::writer::gated();
+    let world = World::on(engine).await;
+    drop(world.session("line").await);
+    let workspace = world.default().await;
+    workspace.0.sessions.clear();
+    let id = SessionId::new("line").unwrap();
+    let (one, other) = futures::join!(workspace.session(&id), workspace.session(&id));
+    let (one, other) = (one.unwrap().keys(), other.unwrap().keys());
+    let key = || KeyId::single();
+    one.put(KeyKind::Meta, key(), "v", Durability::Deferred)
+        .await
+        .unwrap();
+    assert!(other.contains(KeyKind::Meta, &key()).await.unwrap());
+    // A number that was read before the session was deleted and created anew.
+    let old = workspace.sessions().number_of(&id).await.unwrap();
+    workspace.sessions().delete(&id, None).await.unwrap();
+    workspace
+        .sessions()
+        .create(new_session("line"))
+        .await
+        .unwrap();
+    let fresh = workspace.session(&id).await.unwrap();
+    assert!(matches!(
+        workspace.session_handle(&id, old),
+        Err(StoreError::Gone)
+    ));
+    let again = workspace.session(&id).await.unwrap();
+    assert_eq!(again.number(), fresh.number());
+}

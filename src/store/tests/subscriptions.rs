@@ -218,15 +218,6 @@ async fn attempts_are_counted_until_the_event_is_confirmed_or_buried() {
         at: NOW,
     };
     assert_eq!(dead, [expected]);
-    default.discard_dead_letter(6).await.unwrap();
-    assert!(
-        default
-            .dead_letters(&PageRequest::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
-    );
 }
 
 #[tokio::test]
@@ -257,4 +248,20 @@ async fn epochs_never_repeat() {
             .unwrap(),
         3
     );
+}
+
+#[tokio::test]
+async fn progress_of_a_deleted_subscription_says_so() {
+    let world = World::new().await;
+    let subscriptions = world.default().await.subscriptions();
+    let config = SubscriptionConfig::default();
+    subscriptions
+        .create(&id("crm"), &config, StartAt::Oldest)
+        .await
+        .unwrap();
+    let crm = progress(&world, "crm").await;
+    subscriptions.delete(&id("crm"), None).await.unwrap();
+    assert_eq!(crm.ack(&[1]).await, Err(StoreError::Gone));
+    assert_eq!(crm.confirmed().await, Err(StoreError::Gone));
+    assert_eq!(crm.next_epoch().await, Err(StoreError::Gone));
 }

@@ -156,3 +156,135 @@ async fn a_closed_store_says_so() {
     assert_eq!(closed, Err(StoreError::Closed));
     assert_eq!(StoreError::Closed.to_string(), "the store is closed");
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_deletes_nothing() {
+    use std::time::Duration;
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let workspace = world.default().await;
+    let id = RequestId(uuid::Uuid::from_u128(1));
+    let body = BodyHash::of("Send", b"text");
+    let requests = workspace.requests();
+    requests.remember(id, body, "sent".into()).await.unwrap();
+    let arrival = inbound(&person("15550001", None), "A", "hi", NOW);
+    append(&session, arrival.clone()).await;
+    let retention = Retention {
+        max_age: Some(Duration::from_hours(30 * 24)),
+        max_bytes: None,
+    };
+    world
+        .clock
+        .set_wall(NOW.plus(Duration::from_hours(90 * 24)));
+    for _ in 0..50 {
+        assert_eq!(world.store.sweep().await.unwrap(), Swept::default());
+        let enforced = workspace.enforce(&retention).await.unwrap();
+        assert_eq!(enforced, Enforced::default());
+        world.clock.advance(Duration::from_mins(1));
+    }
+    world.clock.set_wall(NOW.plus(Duration::from_mins(50)));
+    assert!(requests.recall(id, body).await.unwrap().is_some());
+    assert!(append(&session, arrival.clone()).await.duplicate);
+    assert_eq!(workspace.journal().size().await.unwrap().events, 1);
+
+    // Right again, and long enough: what is old goes.
+    world.clock.advance(Duration::from_hours(31 * 24));
+    let enforced = workspace.enforce(&retention).await.unwrap();
+    assert_eq!(enforced.removed, 0, "the clock was set back");
+    world.clock.advance(Duration::from_hours(2));
+    assert_eq!(workspace.enforce(&retention).await.unwrap().removed, 1);
+    assert_eq!(world.store.sweep().await.unwrap().expired, 1);
+
+    // A run that begins with a clock far ahead.
+    append(&session, inbound(&person("15550001", None), "B", "hi", NOW)).await;
+    world.clock.advance(Duration::from_hours(60 * 24));
+    let world = world.restarted().await;
+    let workspace = world.default().await;
+    let enforced = workspace.enforce(&retention).await.unwrap();
+    assert_eq!(enforced.removed, 0);
+    world.clock.advance(Duration::from_hours(1));
+    assert_eq!(workspace.enforce(&retention).await.unwrap().removed, 1);
+}
+
+#[tokio::test]
+async fn events_stamped_by_a_wrong_clock_hold_nothing_up() {
+    use std::time::Duration;
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let workspace = world.default().await;
+    let year = Duration::from_hours(365 * 24);
+    for (id, at) in [("A", NOW), ("B", NOW.plus(year)), ("C", NOW)] {
+        let mut event = inbound(&person("15550001", None), id, "hi", NOW);
+        event.at = at;
+        append(&session, event).await;
+    }
+    world.clock.advance(Duration::from_hours(31 * 24));
+    let retention = Retention {
+        max_age: Some(Duration::from_hours(30 * 24)),
+        max_bytes: None,
+    };
+    assert_eq!(workspace.enforce(&retention).await.unwrap().removed, 3);
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_hold_up_nothing_else() {
+    let world = World::new().await;
+    let workspace = world.default().await;
+    let requests = workspace.requests();
+    let body = BodyHash::of("Send", b"text");
+    let ids: Vec<_> = (0..300)
+        .map(|n| RequestId(uuid::Uuid::from_u128(n)))
+        .collect();
+    for id in &ids {
+        requests.remember(*id, body, "ok".into()).await.unwrap();
+    }
+    let prefix = workspace.0.root.prefix(super::super::key::Kind::Expiry);
+    let scan = super::super::engine::Scan::prefix(&prefix, 1_000);
+    let entries = world.engine.range(scan).await.unwrap().rows;
+    let spoilt = super::super::engine::Commit {
+        put: vec![(entries[0].0.clone(), "rubbish".into())],
+        ..Default::default()
+    };
+    world.engine.commit(spoilt).await.unwrap();
+    world.clock.advance(REMEMBERED_FOR * 2);
+    let swept = world.store.sweep().await.unwrap();
+    assert_eq!((swept.expired, swept.unreadable), (299, 1));
+}
+
+#[tokio::test]
+async fn settled_messages_go_after_a_while() {
+    use crate::domain::message::MessageState::{Delivered, Sending, Sent};
+    use std::time::Duration;
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let outbox = session.outbox();
+    let to = person("15550001", None);
+    let send = async |request, settled: bool| {
+        let new = outbound(request, &to, "x");
+        let message = outbox.enqueue(new).await.unwrap().message;
+        if settled {
+            for state in [Sending, Sent] {
+                let step = Step::to(state, NOW);
+                outbox.transition(message.id, step).await.unwrap();
+            }
+        }
+        message
+    };
+    let (open, old, read) = (
+        send(1, false).await,
+        send(2, true).await,
+        send(3, true).await,
+    );
+    let day = Duration::from_hours(24);
+    let late = Step::to(Delivered, NOW.plus(day * 20));
+    outbox.transition(read.id, late).await.unwrap();
+    world.clock.advance(day * 31);
+    world.store.sweep().await.unwrap();
+    assert!(outbox.get(old.id).await.is_err());
+    let found = outbox.find_by_stanza(&old.stanza_id).await.unwrap();
+    assert_eq!(found, None);
+    assert!(outbox.get(read.id).await.is_ok() && outbox.get(open.id).await.is_ok());
+    world.clock.advance(day * 20);
+    world.store.sweep().await.unwrap();
+    assert!(outbox.get(read.id).await.is_err() && outbox.get(open.id).await.is_ok());
+}

@@ -415,3 +415,41 @@ async fn the_fleet_is_every_session_of_every_workspace_once() {
     expected.extend((0..7).map(|n| format!("workspaces/many/sessions/s{n}")));
     assert_eq!(seen, expected);
 }
+
+#[tokio::test]
+async fn no_workspace_is_created_while_keys_are_replaced() {
+    let world = World::new().await;
+    let rotating = world.store.0.rotation.lock().await;
+    let shop = id("shop");
+    let mut creating = Box::pin(world.store.create_workspace(&shop, ""));
+    assert!(futures::poll!(&mut creating).is_pending());
+    drop(rotating);
+    creating.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_workspace_that_cannot_be_opened_holds_up_no_other() {
+    let world = World::new().await;
+    world
+        .store
+        .create_workspace(&id("broken"), "")
+        .await
+        .unwrap();
+    world.session("line").await;
+    let number = world.store.workspace(&id("broken")).await.unwrap().0.number;
+    let spoil = crate::store::engine::Commit {
+        put: vec![(crate::store::root::wrapped_key(number), "rubbish".into())],
+        ..Default::default()
+    };
+    world.engine.commit(spoil).await.unwrap();
+    let world = world.restarted().await;
+    assert!(world.store.workspace(&id("broken")).await.is_err());
+    let (sessions, next) = world.store.fleet(None, 10).await.unwrap();
+    assert_eq!(sessions.len(), 1);
+    let rest = match next {
+        Some(next) => world.store.fleet(Some(next), 10).await.unwrap().0,
+        None => Vec::new(),
+    };
+    assert!(rest.is_empty());
+    world.store.sweep().await.unwrap();
+}
