@@ -59,7 +59,10 @@ impl Progress {
     }
 
     /// Whether anybody ever consumed it.
-    pub(in crate::store) async fn was_consumed(&self) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when the subscription was deleted, else only when the store fails.
+    pub async fn was_consumed(&self) -> Result<bool, StoreError> {
         let state: Option<StateRow> = self.scope().get(&self.state_key()).await?;
         Ok(state.ok_or(StoreError::Gone)?.epoch > 0)
     }
@@ -161,15 +164,6 @@ impl Progress {
         txn.put(self.scope(), self.state_key(), &state)?;
         finish(txn).await?;
         Ok(state.epoch)
-    }
-
-    /// Whether a dispatcher ever ran for it.
-    ///
-    /// # Errors
-    /// Only when the store fails.
-    pub async fn was_consumed(&self) -> Result<bool, StoreError> {
-        let state: Option<StateRow> = self.scope().get(&self.state_key()).await?;
-        Ok(state.is_some_and(|state| state.epoch > 0))
     }
 
     /// What is confirmed: everything below the floor, and single revisions above it. Revisions that
