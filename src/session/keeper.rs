@@ -72,7 +72,8 @@ impl Keeper {
                 }
                 // Not its words, which may quote a message: the panic hook logs those at debug.
                 Err(_) => {
-                    metrics::counter!("trunkline_panics_contained_total", "task" => "actor").increment(1);
+                    metrics::counter!("trunkline_panics_contained_total", "task" => "actor")
+                        .increment(1);
                     "panicked".clone_into(&mut reason);
                     "panic"
                 }

@@ -131,7 +131,6 @@ async fn a_daemon_that_works_exposes_every_metric() {
             subscription: "workspaces/default/subscriptions/default".into(),
             max_events: 100,
             max_bytes: 1 << 20,
-            ..Default::default()
         })),
     };
     ask.send(open).await.unwrap();
