@@ -43,7 +43,7 @@ fn check_tarball(path: &Path) {
     let listed = String::from_utf8(listed.stdout).unwrap();
     for file in [
         "/trunkline\n",
-        "/man/trunkline.1\n",
+        "/man/trunkline.1.gz\n",
         "/systemd/trunkline.service\n",
         "/config/trunkline.toml\n",
         "/docs/operations.md\n",
