@@ -186,13 +186,43 @@ impl Outbox {
             failure: None,
             seq: 0,
         };
+        for _ in 0..ATTEMPTS {
+            match self
+                .try_enqueue(new.request_id, new.body, row.clone())
+                .await
+            {
+                Ok(message) => {
+                    return Ok(Enqueued {
+                        message,
+                        replayed: false,
+                    });
+                }
+                Err(TxnError::Store(error)) => return Err(error.into()),
+                // The same request from elsewhere, or the session's record changed meanwhile.
+                Err(TxnError::Conflict) => {
+                    if let Some(replayed) = self.recall(new.request_id, new.body).await? {
+                        return Ok(replayed);
+                    }
+                }
+            }
+        }
+        Err(StoreError::Contended.into())
+    }
+
+    /// One attempt to accept a message.
+    async fn try_enqueue(
+        &self,
+        request_id: RequestId,
+        body: BodyHash,
+        row: MessageRow,
+    ) -> Result<OutboundMessage, TxnError> {
         let mut txn = Txn::new(self.scope().engine.clone());
         let workspace = self.session.workspace();
         let outbox = self.clone();
         let remember = Remember::new(
             workspace.requests(),
-            new.request_id,
-            new.body,
+            request_id,
+            body,
             move |id: &MessageId| outbox.answer(*id),
         );
         txn.expect_absent(remember.key());
@@ -207,10 +237,11 @@ impl Outbox {
         if workspace
             .sessions()
             .read_in(&mut txn, self.session.id())
-            .await?
+            .await
+            .map_err(TxnError::Store)?
             .is_none()
         {
-            return Err(StoreError::Gone.into());
+            return Err(TxnError::Store(StoreError::Gone));
         }
         let outbox = self.clone();
         let (accepted, receiver) = tokio::sync::oneshot::channel();
@@ -225,17 +256,10 @@ impl Outbox {
             self.scope().key(Kind::OutboxNumbers).finish(),
             Box::new(move |seq| rows(seq).map_err(|error: StoreError| RowError(error.to_string()))),
         );
-        match txn.commit().await {
-            Ok(_) => Ok(Enqueued {
-                message: receiver.await.map_err(|_| StoreError::Closed)?,
-                replayed: false,
-            }),
-            Err(TxnError::Store(error)) => Err(error.into()),
-            Err(TxnError::Conflict) => {
-                let replayed = self.recall(new.request_id, new.body).await?;
-                Ok(replayed.ok_or(StoreError::Contended)?)
-            }
-        }
+        txn.commit().await?;
+        receiver
+            .await
+            .map_err(|_| TxnError::Store(StoreError::Closed))
     }
 
     /// The message an earlier request made, if that request was answered. Ask before encoding.

@@ -363,3 +363,23 @@ async fn messages_of_one_millisecond_are_listed_in_the_order_of_acceptance() {
     let listed: Vec<_> = listed.items.into_iter().map(|message| message.id).collect();
     assert_eq!(listed, accepted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_changes_meanwhile_takes_messages_all_the_same() {
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let changing = session.clone();
+    let changes = tokio::spawn(async move {
+        for n in 0..300 {
+            let rename = move |record: &mut SessionRecord| record.display_name = n.to_string();
+            let rename = Change::Session(Box::new(rename));
+            changing.apply(vec![rename]).await.unwrap();
+        }
+    });
+    for n in 1..=300 {
+        let new = outbound(n, &bob(), "hello");
+        let enqueued = session.outbox().enqueue(new).await.unwrap();
+        assert!(!enqueued.replayed);
+    }
+    changes.await.unwrap();
+}
