@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::server::{ApiServer, ServerOptions};
+use crate::api::server::{ApiServer, Listeners, ServerOptions};
 use crate::api::supervisor::Supervised;
 use crate::config::{Config, Sources};
 use crate::domain::clock::{Clock, Entropy, SystemClock};
@@ -169,6 +169,7 @@ impl Daemon {
 
         let broken = CancellationToken::new();
         let background = Shutdown::new();
+        let serving = CancellationToken::new();
         let vitals = Vitals::new(VitalsParts {
             store: store.clone(),
             supervisor: supervisor.clone(),
@@ -176,6 +177,7 @@ impl Daemon {
             stuck_after: config.store.commit_timeout,
             draining: shutdown.soft().clone(),
             broken: broken.clone(),
+            serving: serving.clone(),
         });
         let mut addresses = Addresses::default();
         if let Some(address) = config.listen.ops.address() {
@@ -187,14 +189,22 @@ impl Daemon {
             let serve = ops.serve(vitals.clone(), metrics, stop.clone());
             background.spawn(guard("ops", serve, broken.clone(), stop));
         }
-        // Before the API: a call must find every session in its place.
-        supervisor.restore().await?;
         let front = Supervised::new(supervisor.clone(), Arc::clone(&clock));
         let mut options = ServerOptions::new(store.clone(), Arc::new(front), Arc::clone(&clock));
         options.tcp = config.listen.grpc.address();
         options.tls = settings::tls(config);
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
-        let api = match ApiServer::bind(options).await {
+        // Before the sessions: a daemon that cannot be reached must not log numbers in and out again.
+        let listeners = match Listeners::take(&options).await {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let _ = store.close().await;
+                return Err(error.into());
+            }
+        };
+        // Before the API answers: a call must find every session in its place.
+        supervisor.restore().await?;
+        let api = match ApiServer::serve(options, listeners).await {
             Ok(api) => api,
             Err(error) => {
                 // Sessions are connecting already: they end in good order all the same.
@@ -203,6 +213,7 @@ impl Daemon {
                 return Err(error.into());
             }
         };
+        serving.cancel();
         addresses.grpc = api.tcp();
         addresses.socket = api.socket().map(Path::to_owned);
         let (journal_max_age, current_max_age) = watch::channel(config.store.journal_max_age);

@@ -158,12 +158,63 @@ const SERVICES: [&str; 7] = [
     TokenServiceServer::<TokensApi>::NAME,
 ];
 
+/// The addresses of an API, taken and not served yet.
+#[derive(Debug)]
+pub struct Listeners {
+    certificate: Option<Arc<Certificate>>,
+    tcp: Option<TcpListener>,
+    address: Option<SocketAddr>,
+    socket: Option<UnixListener>,
+}
+
+impl Listeners {
+    /// Takes every address that `options` names and reads the certificate.
+    ///
+    /// # Errors
+    /// [`BindError`] names the listener and the reason. Nothing is taken then.
+    pub async fn take(options: &ServerOptions) -> Result<Self, BindError> {
+        let certificate = match options.tls.clone() {
+            Some(files) => Some(Arc::new(Certificate::load(
+                files,
+                Arc::clone(&options.clock),
+            )?)),
+            None => None,
+        };
+        let (mut tcp, mut bound) = (None, None);
+        if let Some(address) = options.tcp {
+            let failed = |source| BindError::Tcp { address, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            bound = Some(listener.local_addr().map_err(failed)?);
+            tcp = Some(listener);
+        }
+        let socket = match &options.socket {
+            Some(path) => Some(bind_socket(path, options.socket_mode).await?),
+            None => None,
+        };
+        Ok(Self {
+            certificate,
+            tcp,
+            address: bound,
+            socket,
+        })
+    }
+}
+
 impl ApiServer {
     /// Binds the listeners and starts to serve.
     ///
     /// # Errors
     /// [`BindError`] names the listener and the reason. Nothing is left running then.
     pub async fn bind(options: ServerOptions) -> Result<Self, BindError> {
+        let listeners = Listeners::take(&options).await?;
+        Self::serve(options, listeners).await
+    }
+
+    /// Starts to serve on listeners that were taken before; whoever connected meanwhile is answered now.
+    ///
+    /// # Errors
+    /// [`BindError`] when the API's own description cannot be read.
+    pub async fn serve(options: ServerOptions, listeners: Listeners) -> Result<Self, BindError> {
         let stop = CancellationToken::new();
         let close = CancellationToken::new();
         let hub = Hub::new(Arc::clone(&options.clock), options.window);
@@ -183,19 +234,14 @@ impl ApiServer {
             gateway: Arc::new(Gateway::new().map_err(BindError::Descriptors)?),
         };
 
-        let certificate = match options.tls.clone() {
-            Some(files) => Some(Arc::new(Certificate::load(
-                files,
-                Arc::clone(&options.clock),
-            )?)),
-            None => None,
-        };
+        let Listeners {
+            certificate,
+            tcp: listener,
+            address: tcp,
+            socket,
+        } = listeners;
         let mut tasks = JoinSet::new();
-        let mut tcp = None;
-        if let Some(address) = options.tcp {
-            let failed = |source| BindError::Tcp { address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            tcp = Some(listener.local_addr().map_err(failed)?);
+        if let Some(listener) = listener {
             let serving = builder().layer(front.clone()).add_routes(routes.clone());
             let closed = close.clone().cancelled_owned();
             if let Some(certificate) = &certificate {
@@ -208,8 +254,7 @@ impl ApiServer {
                 tasks.spawn(serving.serve_with_incoming_shutdown(incoming, closed));
             }
         }
-        if let Some(path) = &options.socket {
-            let listener = bind_socket(path, options.socket_mode).await?;
+        if let Some(listener) = socket {
             let mut front = front;
             front.around.listener = Listener::Socket;
             let close = close.clone();

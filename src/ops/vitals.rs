@@ -41,6 +41,8 @@ pub struct VitalsParts {
     pub stuck_after: Duration,
     /// Cancelled when the daemon drains.
     pub draining: CancellationToken,
+    /// Cancelled when the API answers.
+    pub serving: CancellationToken,
     /// Cancelled when a listener or another part that must run has ended by itself.
     pub broken: CancellationToken,
     /// Where the store is.
@@ -75,10 +77,7 @@ impl Vitals {
             },
             Check {
                 name: "listeners",
-                problem: parts
-                    .broken
-                    .is_cancelled()
-                    .then(|| "a listener ended by itself".to_owned()),
+                problem: self.listener_problem(),
             },
             Check {
                 name: "accepting",
@@ -93,6 +92,16 @@ impl Vitals {
     /// Whether every condition of readiness holds.
     pub fn is_ready(&self) -> bool {
         self.checks().iter().all(|check| check.problem.is_none())
+    }
+
+    fn listener_problem(&self) -> Option<String> {
+        if self.0.broken.is_cancelled() {
+            Some("a listener ended by itself".to_owned())
+        } else if self.0.serving.is_cancelled() {
+            None
+        } else {
+            Some("the API does not answer yet: sessions are being restored".to_owned())
+        }
     }
 
     /// What is wrong with the store, if anything is.
