@@ -155,7 +155,8 @@ async fn a_message_is_traced_both_ways() {
         .iter()
         .map(|step| step["step"].as_str().unwrap())
         .collect();
-    for step in ["accepted", "queued", "sent", "delivered"] {
+    // The recipient's receipt can overtake the server's acknowledgement: "sent" need not be there.
+    for step in ["accepted", "queued", "delivered"] {
         assert!(steps.contains(&step), "{story}");
     }
     assert!(

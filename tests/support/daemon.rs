@@ -99,7 +99,10 @@ impl Daemon {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
                 panic!("the daemon ended: {status}\n{log}");
             }
-            channel(&socket).await.is_ok()
+            // It listens a moment before it serves, and says when it does.
+            let serving =
+                std::fs::read_to_string(&log).is_ok_and(|log| log.contains("\"serving\""));
+            serving && channel(&socket).await.is_ok()
         })
         .await;
     }
