@@ -195,13 +195,7 @@ impl Daemon {
         options.tls = settings::tls(config);
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
         // Before the sessions: a daemon that cannot be reached must not log numbers in and out again.
-        let listeners = match Listeners::take(&options).await {
-            Ok(listeners) => listeners,
-            Err(error) => {
-                let _ = store.close().await;
-                return Err(error.into());
-            }
-        };
+        let listeners = take_addresses(&options, &store).await?;
         // Before the API answers: a call must find every session in its place.
         supervisor.restore().await?;
         let api = match ApiServer::serve(options, listeners).await {
@@ -333,6 +327,17 @@ async fn guard(
 )]
 fn whole(seconds: u64) -> f64 {
     seconds as f64
+}
+
+/// Takes the API's addresses; a store that nobody will use is closed.
+async fn take_addresses(options: &ServerOptions, store: &Store) -> Result<Listeners, BindError> {
+    match Listeners::take(options).await {
+        Ok(listeners) => Ok(listeners),
+        Err(error) => {
+            let _ = store.close().await;
+            Err(error.into())
+        }
+    }
 }
 
 /// Makes the state directory, for the daemon's eyes only.
