@@ -127,7 +127,7 @@ async fn the_simulators_chain_is_refused() {
     .unwrap();
     let provider = provider(MultideviceConfig {
         endpoint: simulator.wss_url().unwrap(),
-        extra_roots: vec![der(simulator.tls_root_pem().unwrap())],
+        extra_roots: vec![der(simulator.tls_root_pem())],
         ..MultideviceConfig::default()
     })
     .unwrap();

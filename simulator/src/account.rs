@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wacore_binary::Jid;
 
 use crate::core::Core;
 use crate::directory::{AccountId, DeviceKey};
 use crate::hub::{CodeFailure, PeopleError, ScanFailure, typed};
-use crate::phone::{Inbound, Outbound, Undecryptable, Violation};
+use crate::phone::{Attachment, Inbound, Outbound, Undecryptable, Violation, ViolationKind};
 use crate::simulator::DeviceInfo;
 
 /// A person to create.
@@ -137,6 +138,21 @@ impl Account {
             let lid = Jid::lid(hub.directory.account(peer).lid.clone());
             hub.send_text(self.id, &lid, text)
         })
+    }
+
+    /// Sends a file to a phone number: encrypted, put on the media host, announced. Returns the message
+    /// id.
+    pub fn send_media(&self, to_phone: &str, file: &Attachment) -> Result<String, PeopleError> {
+        let digits = phone_digits(to_phone)
+            .ok_or_else(|| PeopleError::NoSuchAccount(to_phone.to_owned()))?;
+        self.core
+            .with(|hub| hub.send_media(self.id, &Jid::pn(digits), file))
+    }
+
+    /// The file of a message that the phone has shown, fetched from the media host and checked.
+    /// `None` when there is no such message or it carries none.
+    pub fn open_media(&self, id: &str) -> Option<Result<Bytes, ViolationKind>> {
+        self.core.with(|hub| hub.open_media(self.id, id))
     }
 
     /// The phone forgets every Signal session, as after restoring an old backup: what is sent to

@@ -54,6 +54,17 @@ pub enum Fault {
         /// 463 is the reach-out time-lock.
         error: u16,
     },
+    /// The media host refuses uploads with this HTTP status.
+    RefuseUpload {
+        /// 401 or 403 (the ticket is void), 413 (too long), 507 or another 5xx.
+        status: u16,
+    },
+    /// The media host refuses downloads with this HTTP status. Requests without a ticket are nobody's:
+    /// only `all` covers them.
+    RefuseDownload {
+        /// 404 or 410 (expired), 403, or a 5xx.
+        status: u16,
+    },
     /// Messages are delivered twice in a row.
     Duplicate,
     /// A message is delivered after the one that follows it.
@@ -79,6 +90,8 @@ impl Fault {
             Self::Delay { .. } => "delay",
             Self::WithholdAcks => "withhold_acks",
             Self::Nack { .. } => "nack",
+            Self::RefuseUpload { .. } => "refuse_upload",
+            Self::RefuseDownload { .. } => "refuse_download",
             Self::Duplicate => "duplicate",
             Self::Reorder => "reorder",
             Self::Silence => "silence",

@@ -218,6 +218,39 @@ pub enum Fact {
         /// The sending device as the stanza named it.
         from: String,
     },
+    /// The media host took a blob.
+    MediaStored {
+        /// Media type, as in the path: `image`, `document`, `md-app-state`…
+        kind: String,
+        /// Where it is fetched from, on the media host.
+        path: String,
+        /// Length of the encrypted blob in bytes.
+        size: u64,
+        /// Who uploaded it; `server` for what the server itself put there.
+        by: String,
+    },
+    /// The media host gave a blob away.
+    MediaFetched {
+        /// Media type, as in the path.
+        kind: String,
+        /// Where it was fetched from, without query.
+        path: String,
+        /// Who, if the request named a ticket: WhatsApp's hosts do not demand one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// The media host refused a request.
+    MediaRefused {
+        /// `upload` or `download`.
+        transfer: String,
+        /// HTTP status.
+        status: u16,
+        /// Why.
+        reason: String,
+        /// Who, if the request named a ticket.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
     /// A client did something WhatsApp would not accept.
     Violation {
         /// Who.

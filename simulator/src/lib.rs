@@ -19,6 +19,7 @@
 //! | `noise` | Noise responder, certificate chain under the simulator's own root |
 //! | `hub` | the server's behaviour, one stanza at a time, under one lock |
 //! | `directory` | accounts, devices and the keys they published |
+//! | `media` | the media host: encrypted blobs over HTTPS |
 //! | `phone` | simulated people's phones, sans-I/O |
 //! | `faults`, `ledger` | what to break, and what happened |
 //! | `control` | the same abilities over HTTP |
@@ -31,6 +32,7 @@ mod directory;
 mod faults;
 mod hub;
 mod ledger;
+mod media;
 mod noise;
 pub mod phone;
 mod seed;
@@ -45,7 +47,9 @@ pub use faults::{Fault, FaultSpec, FaultTarget};
 pub use hub::{Census, CodeFailure, PeopleError, ScanFailure};
 pub use ledger::{Entry, Fact, Ledger};
 pub use noise::NoisePattern;
-pub use phone::{Inbound, Outbound, Undecryptable, Violation, ViolationKind};
+pub use phone::{
+    Attachment, Inbound, MediaKind, MediaSeen, Outbound, Undecryptable, Violation, ViolationKind,
+};
 pub use server::TlsError;
 pub use simulator::{BindError, DeviceInfo, FaultError, Simulator, SimulatorConfig, WaitError};
 pub use truth::Truth;

@@ -24,6 +24,9 @@ struct Arguments {
     /// Where to serve wss:// under a root certificate of the simulator's own.
     #[arg(long)]
     wss: Option<SocketAddr>,
+    /// Where to serve media by HTTPS, under the same root certificate.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    media: SocketAddr,
     /// Where to serve the HTTP control API.
     #[arg(long, default_value = "127.0.0.1:0")]
     control: SocketAddr,
@@ -48,6 +51,7 @@ async fn main() -> anyhow::Result<()> {
         seed: arguments.seed,
         ws: arguments.ws,
         wss: arguments.wss,
+        media: arguments.media,
         control: Some(arguments.control),
         ..SimulatorConfig::default()
     })
@@ -91,6 +95,7 @@ fn announce(simulator: &Simulator, seed: u64, people: &[String]) -> anyhow::Resu
         "seed": seed,
         "ws": simulator.ws_url(),
         "wss": simulator.wss_url(),
+        "media": simulator.media_url(),
         "control": simulator.control_url(),
         "root_key": hex::encode(simulator.root_public_key()),
         "people": people,

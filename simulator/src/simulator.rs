@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,9 +18,10 @@ use crate::directory::DeviceKey;
 use crate::faults::{Fault, FaultSpec, FaultTarget, Scope};
 use crate::hub::{Census, Hub, HubConfig, NewPerson};
 use crate::ledger::Ledger;
+use crate::media::{self, Media};
 use crate::noise::ServerIdentity;
 use crate::seed::Seed;
-use crate::server::{Listener, Scheme, Tls, TlsError};
+use crate::server::{Listener, Scheme, Tls, TlsError, TlsListener};
 use crate::truth::Truth;
 
 /// How a simulator is set up. Addresses must be loopback; port 0 picks a free one.
@@ -31,12 +33,12 @@ pub struct SimulatorConfig {
     pub ws: SocketAddr,
     /// Where `wss://` is served, under a root of the simulator's own.
     pub wss: Option<SocketAddr>,
+    /// Where media is served by HTTPS, under the same root.
+    pub media: SocketAddr,
     /// Where the HTTP control API is served.
     pub control: Option<SocketAddr>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Host (and port) that clients are told to move media through.
-    pub media_host: String,
     /// Companions one account may link; WhatsApp allows 4.
     pub max_companions: usize,
 }
@@ -48,9 +50,9 @@ impl Default for SimulatorConfig {
             seed: 1,
             ws: any,
             wss: None,
+            media: any,
             control: None,
             clock: Arc::new(SystemClock),
-            media_host: "127.0.0.1:9".to_owned(),
             max_companions: 4,
         }
     }
@@ -62,6 +64,7 @@ impl std::fmt::Debug for SimulatorConfig {
             .field("seed", &self.seed)
             .field("ws", &self.ws)
             .field("wss", &self.wss)
+            .field("media", &self.media)
             .field("control", &self.control)
             .finish_non_exhaustive()
     }
@@ -88,8 +91,8 @@ pub enum BindError {
         /// Why.
         source: io::Error,
     },
-    /// No certificate for `wss://`.
-    #[error("wss: {0}")]
+    /// No certificate for `wss://` and media.
+    #[error("certificate: {0}")]
     Tls(#[from] TlsError),
     /// The Noise certificate chain could not be signed.
     #[error("noise certificate chain: {0}")]
@@ -168,8 +171,9 @@ pub struct Simulator {
     core: Arc<Core>,
     ws: SocketAddr,
     wss: Option<SocketAddr>,
+    media: SocketAddr,
     control: Option<SocketAddr>,
-    tls_root: Option<String>,
+    tls_root: String,
     stop: CancellationToken,
     tracker: TaskTracker,
 }
@@ -181,24 +185,21 @@ impl Simulator {
         let seed = Seed::new(config.seed);
         let identity = ServerIdentity::derive(seed, config.clock.now_secs())
             .map_err(|e| BindError::Identity(e.to_string()))?;
+        let tls = Tls::generate()?;
+        let (media_socket, media) = bind("media", config.media).await?;
         let hub = Hub::new(
             seed,
             Arc::clone(&config.clock),
             HubConfig {
-                media_host: config.media_host.clone(),
+                media_host: media.to_string(),
                 max_companions: config.max_companions,
             },
         );
         let core = Arc::new(Core::new(hub, identity, seed));
 
         let plain = listen("ws", config.ws, Scheme::Plain).await?;
-        let mut tls_root = None;
         let secure = match config.wss {
-            Some(address) => {
-                let tls = Tls::generate()?;
-                tls_root = Some(tls.root_pem);
-                Some(listen("wss", address, Scheme::Tls(tls.acceptor)).await?)
-            }
+            Some(address) => Some(listen("wss", address, Scheme::Tls(tls.acceptor.clone())).await?),
             None => None,
         };
         let control = match config.control {
@@ -215,25 +216,31 @@ impl Simulator {
         }
         let control_address = match control {
             Some((socket, address)) => {
-                let service = control::router(Arc::clone(&core), tls_root.clone());
-                let stopped = stop.clone().cancelled_owned();
-                tracker.spawn(async move {
-                    let served = axum::serve(socket, service).with_graceful_shutdown(stopped);
-                    if let Err(error) = served.await {
-                        tracing::error!(%error, "control API ended");
-                    }
-                });
+                let service = control::router(Arc::clone(&core), tls.root_pem.clone());
+                tracker.spawn(serve("control API", socket, service, stop.clone()));
                 Some(address)
             }
             None => None,
         };
+        let media_service = media::router(Media {
+            core: Arc::clone(&core),
+            stop: stop.clone(),
+        });
+        let media_listener = TlsListener::new(media_socket, tls.acceptor, &stop, &tracker)
+            .map_err(|source| BindError::Listen {
+                field: "media",
+                address: media,
+                source,
+            })?;
+        tracker.spawn(serve("media", media_listener, media_service, stop.clone()));
         tracker.close();
         Ok(Self {
             core,
             ws,
             wss,
+            media,
             control: control_address,
-            tls_root,
+            tls_root: tls.root_pem,
             stop,
             tracker,
         })
@@ -247,6 +254,11 @@ impl Simulator {
     /// `wss://…/ws/chat`, when served.
     pub fn wss_url(&self) -> Option<String> {
         self.wss.map(|address| format!("wss://{address}/ws/chat"))
+    }
+
+    /// `https://…`, where media goes up and down.
+    pub fn media_url(&self) -> String {
+        format!("https://{}", self.media)
     }
 
     /// `http://…`, when the control API is served.
@@ -265,9 +277,9 @@ impl Simulator {
         self.core.identity().static_public()
     }
 
-    /// The root certificate of `wss://` as PEM, when served.
-    pub fn tls_root_pem(&self) -> Option<&str> {
-        self.tls_root.as_deref()
+    /// The root certificate of `wss://` and media as PEM.
+    pub fn tls_root_pem(&self) -> &str {
+        &self.tls_root
     }
 
     /// Creates a person with a phone.
@@ -409,6 +421,7 @@ fn check_loopback(config: &SimulatorConfig) -> Result<(), BindError> {
     let addresses = [
         ("ws", Some(config.ws)),
         ("wss", config.wss),
+        ("media", Some(config.media)),
         ("control", config.control),
     ];
     for (field, address) in addresses {
@@ -417,6 +430,17 @@ fn check_loopback(config: &SimulatorConfig) -> Result<(), BindError> {
         }
     }
     Ok(())
+}
+
+/// Serves HTTP until `stop`.
+async fn serve<L>(what: &'static str, listener: L, service: Router, stop: CancellationToken)
+where
+    L: axum::serve::Listener<Addr: std::fmt::Debug>,
+{
+    let served = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "{what} ended");
+    }
 }
 
 async fn listen(

@@ -216,7 +216,7 @@ async fn trust_anchors_are_served() {
     assert_eq!(key["hex"], hex::encode(simulator.root_public_key()));
     let (status, pem) = request(&base, "GET", "/tls-root", None).await;
     assert_eq!(status, 200);
-    assert_eq!(pem, simulator.tls_root_pem().unwrap());
+    assert_eq!(pem, simulator.tls_root_pem());
     let (status, body) = request(&base, "GET", "/healthz", None).await;
     assert_eq!((status, body.as_str()), (200, "ok"));
     simulator.shutdown().await;

@@ -44,7 +44,7 @@ async fn wss_is_trusted_through_the_served_root_only() {
             .await
     };
     let mut roots = rustls::RootCertStore::empty();
-    let pem = simulator.tls_root_pem().unwrap();
+    let pem = simulator.tls_root_pem();
     let root = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     roots.add(root).unwrap();
     let stream = connect(roots).await.unwrap();

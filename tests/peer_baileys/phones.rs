@@ -193,7 +193,7 @@ async fn it_pairs_over_tls_as_with_the_real_server() {
         .unwrap();
     let files = tempfile::tempdir().unwrap();
     let root = files.path().join("root.pem");
-    std::fs::write(&root, simulator.tls_root_pem().unwrap()).unwrap();
+    std::fs::write(&root, simulator.tls_root_pem()).unwrap();
 
     let mut baileys = Peer::spawn_trusting("baileys", "shop", Some(&root)).await;
     let url = simulator.wss_url().unwrap();

@@ -8,6 +8,8 @@
 //! | `POST /accounts/{phone}/code {code}` | types a pairing code; the ledger tells whether it was right |
 //! | `POST /accounts/{phone}/passkey {demanded}` | whether linking demands the account's passkey |
 //! | `POST /accounts/{phone}/messages {to, text}` | sends a text from the phone |
+//! | `POST /accounts/{phone}/media?to=&kind=&mime_type=&caption=&file_name=` | sends the body as a file |
+//! | `GET /accounts/{phone}/media/{id}` | the file of a message the phone has shown |
 //! | `GET /accounts/{phone}/messages` | what the phone has shown |
 //! | `GET /accounts/{phone}/sent` | what the account has sent, from any device |
 //! | `POST /accounts/{phone}/read {ids}` | opens messages: read receipts go out |
@@ -24,25 +26,28 @@
 mod body;
 mod error;
 mod faults;
+mod media;
 mod people;
 mod server;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 
 use crate::core::Core;
+use crate::media::MAX_BLOB;
 
 /// What every handler gets.
 #[derive(Clone)]
 struct Control {
     core: Arc<Core>,
-    tls_root: Option<String>,
+    tls_root: String,
 }
 
 /// All routes.
-pub(crate) fn router(core: Arc<Core>, tls_root: Option<String>) -> Router {
+pub(crate) fn router(core: Arc<Core>, tls_root: String) -> Router {
     Router::new()
         .route("/accounts", post(people::create).get(people::list))
         .route("/accounts/{phone}", get(people::get))
@@ -53,6 +58,11 @@ pub(crate) fn router(core: Arc<Core>, tls_root: Option<String>) -> Router {
             "/accounts/{phone}/messages",
             post(people::send).get(people::inbox),
         )
+        .route(
+            "/accounts/{phone}/media",
+            post(media::send).layer(DefaultBodyLimit::max(MAX_BLOB)),
+        )
+        .route("/accounts/{phone}/media/{id}", get(media::open))
         .route("/accounts/{phone}/sent", get(people::sent))
         .route("/accounts/{phone}/read", post(people::read))
         .route("/accounts/{phone}/reply", post(people::reply))

@@ -17,7 +17,7 @@ use crate::simulator::create_account;
 type Answer = Result<Json<Value>, ControlError>;
 
 impl Control {
-    fn account(&self, phone: &str) -> Result<Account, ControlError> {
+    pub(super) fn account(&self, phone: &str) -> Result<Account, ControlError> {
         phone_digits(phone)
             .and_then(|digits| self.core.look(|hub| hub.directory.by_phone(&digits)))
             .map(|id| Account::new(Arc::clone(&self.core), id))

@@ -45,11 +45,8 @@ pub(super) async fn root_key(State(control): State<Control>) -> Json<Value> {
     Json(json!({ "hex": hex::encode(key), "base64": BASE64_STANDARD.encode(key) }))
 }
 
-pub(super) async fn tls_root(State(control): State<Control>) -> Result<Response, ControlError> {
-    control
-        .tls_root
-        .map(|pem| ([(CONTENT_TYPE, "application/x-pem-file")], pem).into_response())
-        .ok_or_else(|| ControlError::not_found("wss", "this simulator serves no wss://"))
+pub(super) async fn tls_root(State(control): State<Control>) -> Response {
+    ([(CONTENT_TYPE, "application/x-pem-file")], control.tls_root).into_response()
 }
 
 pub(super) async fn healthz() -> &'static str {

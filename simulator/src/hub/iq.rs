@@ -9,9 +9,6 @@ use crate::directory::DeviceKey;
 use crate::ledger::Fact;
 use crate::wire;
 
-/// Seconds a media connection is good for.
-const MEDIA_TTL: u64 = 3600;
-
 impl Hub {
     pub(super) fn on_iq(&mut self, from: DeviceKey, node: &Node) {
         let kind = wire::attr(node, "type").unwrap_or_default().into_owned();
@@ -57,7 +54,7 @@ impl Hub {
                 Some(sync) => Ok(vec![self.sync_app_state(from, sync)]),
                 None => Err((400, "bad-request")),
             },
-            "w:m" => Ok(vec![self.media_conn()]),
+            "w:m" => Ok(vec![self.media_conn(from)]),
             "w:g2" if node.get_optional_child("participating").is_some() => {
                 Ok(vec![NodeBuilder::new("groups").build()])
             }
@@ -107,24 +104,6 @@ impl Hub {
         } else {
             Err((501, "feature-not-implemented"))
         }
-    }
-
-    fn media_conn(&self) -> Node {
-        let host = NodeBuilder::new("host")
-            .attr("hostname", self.config.media_host.as_str())
-            .attr("type", "primary")
-            .children([
-                NodeBuilder::new("upload").build(),
-                NodeBuilder::new("download").build(),
-            ])
-            .build();
-        NodeBuilder::new("media_conn")
-            .attr("auth", "simulator")
-            .attr("ttl", MEDIA_TTL)
-            .attr("auth_ttl", MEDIA_TTL)
-            .attr("max_buckets", 12)
-            .children([host])
-            .build()
     }
 }
 

@@ -13,6 +13,7 @@ mod keys;
 mod link_code;
 mod login;
 mod mailbox;
+mod media;
 mod message;
 mod network;
 mod new_device;
@@ -45,6 +46,7 @@ use crate::clock::Clock;
 use crate::directory::{AccountId, DeviceKey, Directory};
 use crate::faults::FaultBook;
 use crate::ledger::{Fact, Ledger};
+use crate::media::Shelf;
 use crate::seed::Seed;
 use crate::wire::{self, Addressing};
 
@@ -55,7 +57,7 @@ use people::Person;
 /// Settings of the hub that tests vary.
 #[derive(Debug, Clone)]
 pub(crate) struct HubConfig {
-    /// Host named in `media_conn`.
+    /// Host (and port) of the media host, named in `media_conn`.
     pub(crate) media_host: String,
     /// Companions one account may link.
     pub(crate) max_companions: usize,
@@ -82,6 +84,8 @@ pub(crate) struct Hub {
     /// Who has exchanged messages with whom: they hear about each other's devices.
     acquainted: HashMap<AccountId, BTreeSet<AccountId>>,
     app_state: HashMap<AccountId, appstate::Collections>,
+    /// What the media host holds.
+    shelf: Shelf,
     subscriptions: HashMap<AccountId, BTreeSet<DeviceKey>>,
     faults: FaultBook,
     ledger: Ledger,
@@ -113,6 +117,7 @@ impl Hub {
             seed,
             rng: seed.stream("hub"),
             clock,
+            shelf: Shelf::new(config.media_host.clone(), seed.stream("media")),
             config,
             directory: Directory::default(),
             people: Vec::new(),

@@ -1,17 +1,22 @@
 //! The network as a phone sees it.
 
+use bytes::Bytes;
 use wacore_binary::Jid;
 
 use crate::directory::{DeviceKey, Directory};
-use crate::phone::{DeviceEntry, Net, PreKeyBundleParts};
+use crate::media::Shelf;
+use crate::phone::{DeviceEntry, MediaPlace, Net, PreKeyBundleParts};
 use crate::wire::Addressing;
 
 /// Look-ups for one phone, and a note of the prekeys it took.
 pub(super) struct View<'a> {
     pub(super) directory: &'a mut Directory,
+    pub(super) shelf: &'a mut Shelf,
     pub(super) now: u64,
     /// Whose prekeys were taken, and which.
     pub(super) taken: Vec<(DeviceKey, Option<u32>)>,
+    /// Blobs put on the media host: media type, path, length.
+    pub(super) stored: Vec<(String, String, u64)>,
 }
 
 impl Net for View<'_> {
@@ -40,6 +45,18 @@ impl Net for View<'_> {
 
     fn pn_of(&self, lid: &Jid) -> Option<Jid> {
         self.user(lid, Addressing::Pn)
+    }
+
+    fn store_media(&mut self, kind: &str, blob: Bytes) -> MediaPlace {
+        let size = blob.len() as u64;
+        let place = self.shelf.put(kind, blob);
+        self.stored
+            .push((kind.to_owned(), place.direct_path.clone(), size));
+        place
+    }
+
+    fn media(&self, direct_path: &str) -> Option<Bytes> {
+        self.shelf.get(direct_path).map(|(_, blob)| blob)
     }
 
     fn now(&self) -> u64 {

@@ -185,12 +185,24 @@ impl Hub {
         let now = self.clock.now_secs();
         let mut view = View {
             directory: &mut self.directory,
+            shelf: &mut self.shelf,
             now,
             taken: Vec::new(),
+            stored: Vec::new(),
         };
         let result = act(&mut self.people[account.0].phone, &mut view);
-        for (device, id) in view.taken {
+        let View { taken, stored, .. } = view;
+        for (device, id) in taken {
             self.record_taken(DeviceKey::phone(account), device, id);
+        }
+        for (kind, path, size) in stored {
+            let by = self.label(DeviceKey::phone(account));
+            self.record(Fact::MediaStored {
+                kind,
+                path,
+                size,
+                by,
+            });
         }
         result
     }

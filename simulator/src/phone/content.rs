@@ -5,6 +5,7 @@ use rand_chacha::ChaCha20Rng;
 use waproto::buffa::{Message as _, MessageField};
 use waproto::whatsapp as wa;
 
+use super::media::{self, MediaSeen};
 use super::record::{ContentKind, ViolationKind};
 
 /// Longest padding official clients write.
@@ -13,11 +14,7 @@ const MAX_PADDING: u8 = 16;
 /// A text as a real phone writes it: `conversation`, or `extendedTextMessage` when there is a link
 /// to preview; with the message secret later add-ons need.
 pub(super) fn text_message(text: &str, secret: &[u8]) -> wa::Message {
-    let context = MessageField::some(wa::MessageContextInfo {
-        device_list_metadata_version: Some(2),
-        message_secret: Some(secret.to_vec()),
-        ..Default::default()
-    });
+    let context = context(secret);
     let link = text
         .split_whitespace()
         .find(|word| word.starts_with("https://") || word.starts_with("http://"));
@@ -39,12 +36,27 @@ pub(super) fn text_message(text: &str, secret: &[u8]) -> wa::Message {
     }
 }
 
+/// What every message carries besides its content.
+pub(super) fn context(secret: &[u8]) -> MessageField<wa::MessageContextInfo> {
+    MessageField::some(wa::MessageContextInfo {
+        device_list_metadata_version: Some(2),
+        message_secret: Some(secret.to_vec()),
+        ..Default::default()
+    })
+}
+
 /// Wraps protocol content for a companion.
 pub(super) fn protocol_message(content: wa::message::ProtocolMessage) -> wa::Message {
     wa::Message {
         protocol_message: MessageField::some(content),
         ..Default::default()
     }
+}
+
+/// Reads what was kept of a message that was sent or shown.
+pub(super) fn decode(kept: &[u8]) -> wa::Message {
+    // It was decoded before it was kept.
+    waproto::codec::message_decode(kept).unwrap_or_default()
 }
 
 /// Encodes and pads: 1 to 16 bytes, each of the padding's length.
@@ -71,7 +83,30 @@ pub(super) fn decode_padded(padded: &[u8]) -> Result<wa::Message, ViolationKind>
 }
 
 /// What a message shows on the screen.
-pub(super) fn shown(message: &wa::Message) -> (ContentKind, String) {
+pub(super) struct Shown {
+    pub(super) kind: ContentKind,
+    pub(super) text: String,
+    pub(super) media: Option<MediaSeen>,
+}
+
+/// Reads what a message shows on the screen.
+pub(super) fn shown(message: &wa::Message) -> Shown {
+    if let Some((media, text)) = media::of_message(message) {
+        return Shown {
+            kind: ContentKind::Media,
+            text,
+            media: Some(media),
+        };
+    }
+    let (kind, text) = shown_text(message);
+    Shown {
+        kind,
+        text,
+        media: None,
+    }
+}
+
+fn shown_text(message: &wa::Message) -> (ContentKind, String) {
     if let Some(text) = text_of(message) {
         return (ContentKind::Text, text.to_owned());
     }
@@ -102,12 +137,4 @@ fn text_of(message: &wa::Message) -> Option<&str> {
             .as_option()
             .and_then(|extended| extended.text.as_deref())
     })
-}
-
-/// The message secret, wherever the wrapping put it.
-pub(super) fn secret_of(message: &wa::Message) -> Option<Vec<u8>> {
-    message
-        .message_context_info
-        .as_option()
-        .and_then(|context| context.message_secret.clone())
 }

@@ -20,6 +20,7 @@
 //! | `signal`, `stores` | libsignal over in-memory stores; spent counters |
 //! | `content` | building, padding and reading `Message` |
 //! | `send`, `receive` | messages out and in |
+//! | `media` | files: encrypted, announced, fetched and checked |
 //! | `receipt`, `retry` | delivery and read; resends both ways |
 //! | `peer` | app-state key, history bootstrap, placeholder resend |
 //! | `presence` | presence and chat state |
@@ -28,6 +29,7 @@
 mod content;
 mod link;
 mod link_code;
+mod media;
 mod net;
 mod peer;
 mod presence;
@@ -51,8 +53,10 @@ use wacore_binary::{Jid, Node};
 
 pub use link::{LinkError, Scan, ScanError, SignedLink};
 pub use link_code::{CodeEntry, CodeError, KeyBundle, PrimaryHello, WRAPPED};
+pub use media::{Attachment, MediaKind, MediaSeen};
 pub use net::{
-    DeviceEntry, DeviceKeys, Net, OneTimePreKeyPart, PreKeyBundleParts, SignedPreKeyPart,
+    DeviceEntry, DeviceKeys, MediaPlace, Net, OneTimePreKeyPart, PreKeyBundleParts,
+    SignedPreKeyPart,
 };
 pub use presence::ChatState;
 pub use record::{

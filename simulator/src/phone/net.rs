@@ -3,6 +3,7 @@
 //! A phone never does I/O: the hub implements [`Net`] over its own in-memory state and carries the
 //! stanzas a phone returns.
 
+use bytes::Bytes;
 use wacore_binary::Jid;
 
 /// One device of an account, as a `usync` device list names it.
@@ -62,6 +63,15 @@ pub struct PreKeyBundleParts {
     pub device_identity: Option<Vec<u8>>,
 }
 
+/// Where a blob is on the media host.
+#[derive(Debug, Clone)]
+pub struct MediaPlace {
+    /// The whole address.
+    pub url: String,
+    /// Path and query on whatever host `media_conn` names.
+    pub direct_path: String,
+}
+
 /// The network around a phone: synchronous look-ups in the hub's memory.
 pub trait Net {
     /// All devices of a PN or LID user, device 0 included; empty for an unknown user.
@@ -74,6 +84,10 @@ pub trait Net {
     fn lid_of(&self, pn: &Jid) -> Option<Jid>;
     /// The PN user of a LID user, when the mapping is known.
     fn pn_of(&self, lid: &Jid) -> Option<Jid>;
+    /// Puts an encrypted blob of a media type (`image`, `audio`…) on the media host.
+    fn store_media(&mut self, kind: &str, blob: Bytes) -> MediaPlace;
+    /// The encrypted blob at a direct path.
+    fn media(&self, direct_path: &str) -> Option<Bytes>;
     /// The server's clock, in unix seconds.
     fn now(&self) -> u64;
 }

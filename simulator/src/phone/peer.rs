@@ -297,12 +297,12 @@ impl Phone {
         let chat: Jid = key.remote_jid.as_deref()?.parse().ok()?;
         let chat = person(&chat, net);
         let from_me = key.from_me.unwrap_or(false);
-        let (text, secret, peer, at) = if from_me {
+        let (message, peer, at) = if from_me {
             let entry = &self.outbox[*self.outbox_index.get(id)?];
-            (&entry.text, &entry.secret, &entry.to, entry.at)
+            (&entry.message, &entry.to, entry.at)
         } else {
             let entry = &self.inbox[*self.inbox_index.get(&super::inbox_key(&chat, id))?];
-            (&entry.text, &entry.secret, &entry.from, entry.at)
+            (&entry.message, &entry.from, entry.at)
         };
         // Phones answer with the phone-number form of the chat.
         let peer = peer.to_non_ad();
@@ -318,10 +318,7 @@ impl Phone {
                 id: Some(id.to_owned()),
                 participant: None,
             }),
-            message: MessageField::some(content::text_message(
-                text,
-                secret.as_deref().unwrap_or_default(),
-            )),
+            message: MessageField::some(content::decode(message)),
             message_timestamp: Some(at),
             ..Default::default()
         })

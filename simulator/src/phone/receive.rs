@@ -3,10 +3,12 @@
 use wacore::libsignal::protocol::SignalProtocolError;
 use wacore::messages::unwrap_device_sent;
 use wacore_binary::{Jid, Node};
+use waproto::buffa::Message as _;
 use waproto::whatsapp as wa;
 
 use super::Phone;
 use super::content;
+use super::media::MediaSeen;
 use super::net::{Net, canonical, person};
 use super::receipt;
 use super::record::{Inbound, Outbound, ViolationKind};
@@ -196,14 +198,23 @@ impl Phone {
         message: &wa::Message,
         net: &mut dyn Net,
     ) {
-        let (kind, text) = content::shown(message);
+        let mut shown = content::shown(message);
         let sender = person(&envelope.from, net);
         if let Some(entry) = self.inbox_entry(&sender, &envelope.id) {
             entry.duplicates += 1;
-            if entry.kind != kind || entry.text != text {
+            if entry.kind != shown.kind
+                || entry.text != shown.text
+                || sha256(&entry.media) != sha256(&shown.media)
+            {
                 self.object(stanza, ViolationKind::IdReused, net.now());
             }
             return;
+        }
+        if let Some(media) = &mut shown.media {
+            match media.open(net) {
+                Ok(_) => media.opened = true,
+                Err(kind) => self.object(stanza, kind, net.now()),
+            }
         }
         let user = envelope.from.to_non_ad();
         let (pn, lid) = if user.is_lid() {
@@ -222,14 +233,15 @@ impl Phone {
                 from: envelope.from.clone(),
                 pn: pn.map(Jid::into_non_ad),
                 lid: lid.map(Jid::into_non_ad),
-                kind,
-                text,
+                kind: shown.kind,
+                text: shown.text,
+                media: shown.media,
                 at: net.now(),
                 displays: 1,
                 duplicates: 0,
                 redeliveries: 0,
                 read: None,
-                secret: content::secret_of(message),
+                message: message.encode_to_vec(),
             },
         );
     }
@@ -258,10 +270,13 @@ impl Phone {
             return;
         };
         let message = unwrap_device_sent(message);
-        let (_, text) = content::shown(&message);
+        let shown = content::shown(&message);
         if let Some(entry) = self.outbox_entry(&envelope.id) {
             entry.duplicates += 1;
-            if entry.text != text || entry.via != envelope.from.device {
+            if entry.text != shown.text
+                || sha256(&entry.media) != sha256(&shown.media)
+                || entry.via != envelope.from.device
+            {
                 self.object(stanza, ViolationKind::IdReused, net.now());
             }
             return;
@@ -269,7 +284,8 @@ impl Phone {
         self.record_outbound(Outbound {
             id: envelope.id.clone(),
             to: to.into_non_ad(),
-            text,
+            text: shown.text,
+            media: shown.media,
             at: net.now(),
             via: envelope.from.device,
             server_acked: None,
@@ -279,7 +295,12 @@ impl Phone {
             receipts: Vec::new(),
             resends: 0,
             duplicates: 0,
-            secret: content::secret_of(&message),
+            message: message.encode_to_vec(),
         });
     }
+}
+
+#[allow(clippy::ref_option, reason = "both callers hold the field itself")]
+fn sha256(media: &Option<MediaSeen>) -> Option<&str> {
+    media.as_ref().map(|media| media.sha256.as_str())
 }

@@ -3,6 +3,8 @@
 use serde::{Serialize, Serializer};
 use wacore_binary::Jid;
 
+use super::media::MediaSeen;
+
 fn as_text<S: Serializer>(jid: &Jid, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(jid)
 }
@@ -28,6 +30,8 @@ pub enum ContentKind {
     Edit,
     /// A message taken back.
     Revoke,
+    /// A file; the text is its caption.
+    Media,
     /// Anything else, without text.
     Other,
 }
@@ -50,6 +54,9 @@ pub struct Inbound {
     pub kind: ContentKind,
     /// The text shown.
     pub text: String,
+    /// The file shown, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaSeen>,
     /// When it was first shown, unix seconds.
     pub at: u64,
     /// How often it was put on the screen; 1 unless this crate is broken.
@@ -60,9 +67,9 @@ pub struct Inbound {
     pub redeliveries: u32,
     /// When this person (on any device) read it, unix seconds.
     pub read: Option<u64>,
-    /// `messageContextInfo.messageSecret`, for later add-ons; not shown.
+    /// All of it, encoded: a placeholder resend carries it once more.
     #[serde(skip)]
-    pub(super) secret: Option<Vec<u8>>,
+    pub(super) message: Vec<u8>,
 }
 
 /// What a receipt said.
@@ -99,8 +106,11 @@ pub struct Outbound {
     /// The peer, in the addressing the message was sent under.
     #[serde(serialize_with = "as_text")]
     pub to: Jid,
-    /// The text sent.
+    /// The text sent; of a file, its caption.
     pub text: String,
+    /// The file sent, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaSeen>,
     /// When it was sent (or, for a companion's, when its copy arrived), unix seconds.
     pub at: u64,
     /// The device of the account that sent it; 0 is this phone.
@@ -119,9 +129,9 @@ pub struct Outbound {
     pub resends: u32,
     /// How often a companion's copy of this id arrived again; 0 for `via == 0`.
     pub duplicates: u32,
-    /// `messageContextInfo.messageSecret`: a resend must carry the same one.
+    /// All of it, encoded: a resend must carry the same, its message secret too.
     #[serde(skip)]
-    pub(super) secret: Option<Vec<u8>>,
+    pub(super) message: Vec<u8>,
 }
 
 /// A message that could not be opened; it goes away when a resend succeeds.
@@ -194,6 +204,11 @@ pub enum ViolationKind {
     /// A stanza without what its kind requires.
     BadStanza {
         /// What is missing.
+        detail: String,
+    },
+    /// A file that is not where its message says, or not what it says.
+    BadMedia {
+        /// Which check failed.
         detail: String,
     },
     /// A `deviceSentMessage` from another account, or one that names another destination than the

@@ -196,8 +196,7 @@ impl Phone {
             return Err(ViolationKind::ForeignReceipt);
         }
         let recipient = own.then(|| entry.to.clone());
-        let content =
-            content::text_message(&entry.text, entry.secret.as_deref().unwrap_or_default());
+        let content = content::decode(&entry.message);
         let content = if own {
             wrap_device_sent(content, entry.to.to_string())
         } else {

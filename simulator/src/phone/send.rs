@@ -5,6 +5,8 @@ use wacore::adv::{AdvValidation, validate_adv_with_identity_key};
 use wacore::messages::wrap_device_sent;
 use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Jid, Node};
+use waproto::buffa::Message as _;
+use waproto::whatsapp as wa;
 
 use super::content;
 use super::net::{Net, PreKeyBundleParts, canonical};
@@ -27,6 +29,9 @@ pub enum PhoneError {
     /// The companion is not linked.
     #[error("device {0} is not linked to this account")]
     NotLinked(u16),
+    /// The file could not be encrypted.
+    #[error("media: {0}")]
+    Media(String),
     /// The device could not be encrypted for.
     #[error("device `{0}` has no usable keys")]
     NoUsableKeys(String),
@@ -41,13 +46,26 @@ impl Phone {
         text: &str,
         net: &mut dyn Net,
     ) -> Result<(String, Node), PhoneError> {
+        let secret: [u8; 32] = self.rng.random();
+        let message = content::text_message(text, &secret);
+        self.send_message(to, message, None, net)
+    }
+
+    /// Sends any content; `media` is the `mediatype` of a file.
+    pub(super) fn send_message(
+        &mut self,
+        to: &Jid,
+        message: wa::Message,
+        media: Option<&'static str>,
+        net: &mut dyn Net,
+    ) -> Result<(String, Node), PhoneError> {
         let to = to.to_non_ad();
         if !(to.is_pn() || to.is_lid()) {
             return Err(PhoneError::NotAUser(to.to_string()));
         }
         let id = self.message_id();
-        let secret: [u8; 32] = self.rng.random();
-        let message = content::text_message(text, &secret);
+        let shown = content::shown(&message);
+        let encoded = message.encode_to_vec();
         let mut participants = Vec::new();
         if !self.is_own(&to) {
             let devices = net.devices(&to);
@@ -59,7 +77,7 @@ impl Phone {
                 let device = to.with_device(entry.device);
                 participants.extend(
                     self.seal_for(&device, &padded, net)
-                        .map(|sealed| participant(&device, sealed)),
+                        .map(|sealed| participant(&device, sealed, media)),
                 );
             }
             if participants.is_empty() {
@@ -76,14 +94,14 @@ impl Phone {
             for device in own {
                 participants.extend(
                     self.seal_for(&device, &padded, net)
-                        .map(|sealed| participant(&device, sealed)),
+                        .map(|sealed| participant(&device, sealed, media)),
                 );
             }
         }
         let mut stanza = NodeBuilder::new("message")
             .attr("to", &to)
             .attr("id", id.as_str())
-            .attr("type", "text");
+            .attr("type", if media.is_some() { "media" } else { "text" });
         if to.is_lid()
             && let Some(pn) = net.pn_of(&to)
         {
@@ -97,7 +115,8 @@ impl Phone {
         self.record_outbound(Outbound {
             id: id.clone(),
             to,
-            text: text.to_owned(),
+            text: shown.text,
+            media: shown.media,
             at: net.now(),
             via: 0,
             server_acked: None,
@@ -107,7 +126,7 @@ impl Phone {
             receipts: Vec::new(),
             resends: 0,
             duplicates: 0,
-            secret: Some(secret.to_vec()),
+            message: encoded,
         });
         Ok((id, stanza))
     }
@@ -214,10 +233,14 @@ impl Phone {
     }
 }
 
-fn participant(device: &Jid, sealed: Sealed) -> Node {
+fn participant(device: &Jid, sealed: Sealed, media: Option<&'static str>) -> Node {
+    let mut enc = enc(sealed, None);
+    if let Some(media) = media {
+        enc.attrs.insert("mediatype", media);
+    }
     NodeBuilder::new("to")
         .attr("jid", device)
-        .children([enc(sealed, None)])
+        .children([enc])
         .build()
 }
 

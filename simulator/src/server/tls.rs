@@ -1,4 +1,4 @@
-//! The simulator's own certificate authority for `wss://`.
+//! The simulator's own certificate authority for `wss://` and the media host.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// A self-made authority and a server certificate under it.
+#[derive(Clone)]
 pub(crate) struct Tls {
     pub(crate) root_pem: String,
     pub(crate) acceptor: TlsAcceptor,

@@ -110,13 +110,20 @@ impl TransportFactory for Factory {
     }
 }
 
-#[derive(Debug)]
-struct NoHttp;
+/// HTTPS that trusts the simulator's root, if the device has one.
+struct Https {
+    root_pem: Option<String>,
+}
 
 #[async_trait]
-impl HttpClient for NoHttp {
-    async fn execute(&self, _request: HttpRequest) -> Result<HttpResponse, anyhow::Error> {
-        Err(anyhow::anyhow!("no HTTP in this test"))
+impl HttpClient for Https {
+    async fn execute(&self, request: HttpRequest) -> Result<HttpResponse, anyhow::Error> {
+        let Some(root) = &self.root_pem else {
+            anyhow::bail!("no HTTP in this test");
+        };
+        let body = request.body.unwrap_or_default();
+        let (status_code, body) = http::https(root, &request.url, &request.method, &body).await?;
+        Ok(HttpResponse { status_code, body })
     }
 }
 
@@ -162,8 +169,18 @@ impl Device {
         Self::with_prekeys(url, 812).await
     }
 
+    /// Like [`new`](Self::new), able to move media.
+    pub async fn with_media(simulator: &Simulator) -> Self {
+        let root = simulator.tls_root_pem().to_owned();
+        Self::build(simulator.ws_url(), 812, Some(root)).await
+    }
+
     /// Like [`new`](Self::new), uploading fewer one-time prekeys.
     pub async fn with_prekeys(url: String, prekeys: usize) -> Self {
+        Self::build(url, prekeys, None).await
+    }
+
+    async fn build(url: String, prekeys: usize, root_pem: Option<String>) -> Self {
         let backend = Arc::new(InMemoryBackend::new());
         let persistence = Arc::new(PersistenceManager::new(backend).await.unwrap());
         let committed = Committed::default();
@@ -174,7 +191,7 @@ impl Device {
             .with_runtime(whatsapp_rust::TokioRuntime)
             .with_persistence_manager(persistence)
             .with_transport_factory(Factory { url })
-            .with_http_client(NoHttp)
+            .with_http_client(Https { root_pem })
             .with_version_override((2, 3000, 1_030_000_000))
             .with_skip_history_sync(true)
             .with_inbound_durability_hook_arc(Arc::new(hook))

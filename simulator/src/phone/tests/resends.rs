@@ -1,5 +1,6 @@
 use wacore::protocol::retry::build_retry_keys_node;
 use wacore_binary::builder::NodeBuilder;
+use waproto::whatsapp as wa;
 
 use super::world::{Delivery, World};
 use crate::phone::content::shown;
@@ -93,12 +94,9 @@ fn a_companion_that_lost_its_session_gets_the_same_id_and_content() {
     let (companion, _) = world.companion((1, 1));
     assert_eq!(companion.opened.len(), 2, "the first copy and the resend");
     assert_eq!(companion.opened[1].0, id);
-    assert_eq!(shown(&companion.opened[1].1).1, "hello");
-    let secret = crate::phone::content::secret_of(&companion.opened[0].1);
-    assert_eq!(
-        secret,
-        crate::phone::content::secret_of(&companion.opened[1].1)
-    );
+    assert_eq!(shown(&companion.opened[1].1).text, "hello");
+    let secret = secret_of(&companion.opened[0].1);
+    assert_eq!(secret, secret_of(&companion.opened[1].1));
     world.no_violations();
 
     // A stranger may not have it, nor a device nobody linked; the fifth attempt is refused.
@@ -236,4 +234,9 @@ fn a_thousand_phones_are_small_and_quick() {
     assert!(std::mem::size_of::<Phone>() < 4096);
     let identities: std::collections::BTreeSet<_> = phones.iter().map(Phone::identity).collect();
     assert_eq!(identities.len(), 1000);
+}
+
+fn secret_of(message: &wa::Message) -> Option<&[u8]> {
+    let context = message.message_context_info.as_option()?;
+    context.message_secret.as_deref()
 }

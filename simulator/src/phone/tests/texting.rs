@@ -139,7 +139,7 @@ fn companions_get_what_the_phone_sends_and_receives() {
     world.settle();
     let (companion, _) = world.companion((1, 3));
     assert_eq!(companion.opened.len(), 1);
-    assert_eq!(shown(&companion.opened[0].1).1, "for all devices");
+    assert_eq!(shown(&companion.opened[0].1).text, "for all devices");
     let to = world.lid(1).to_string();
     let (own, _) = world.companion((0, 7));
     let copy = own.opened[0]
@@ -149,7 +149,7 @@ fn companions_get_what_the_phone_sends_and_receives() {
         .expect("copy");
     assert_eq!(copy.destination_jid, Some(to));
     assert_eq!(
-        shown(copy.message.as_option().expect("inner")).1,
+        shown(copy.message.as_option().expect("inner")).text,
         "for all devices"
     );
     assert_eq!(own.opened[0].0, id);
@@ -244,7 +244,7 @@ fn links_travel_as_extended_text_with_the_secret() {
         Some("https://example.org")
     );
     assert_eq!(
-        shown(&message),
+        (shown(&message).kind, shown(&message).text),
         (ContentKind::Text, "see https://example.org now".to_owned())
     );
 }
@@ -384,7 +384,7 @@ fn placeholder_answer(message: &wa::Message) -> (String, String, String, String)
         response.stanza_id.clone().expect("request"),
         key.remote_jid.clone().expect("chat"),
         key.id.clone().expect("id"),
-        shown(info.message.as_option().expect("message")).1,
+        shown(info.message.as_option().expect("message")).text,
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
 use wacore::companion_reg::CompanionWebClientType;
@@ -17,7 +18,8 @@ use crate::phone::send::enc;
 use crate::phone::signal::{EncType, Opened, Sealed, Signal};
 use crate::phone::stanza::{attr, bytes, child_bytes, jid};
 use crate::phone::{
-    DeviceEntry, DeviceKeys, NewPhone, OneTimePreKeyPart, Phone, PreKeyBundleParts, Scan,
+    DeviceEntry, DeviceKeys, MediaPlace, NewPhone, OneTimePreKeyPart, Phone, PreKeyBundleParts,
+    Scan,
 };
 
 /// Account and device number.
@@ -42,6 +44,7 @@ pub(super) struct Directory {
     accounts: Vec<Account>,
     pub(super) now: u64,
     pub(super) handed_out: Vec<(Jid, u32)>,
+    pub(super) blobs: BTreeMap<String, Bytes>,
 }
 
 impl Directory {
@@ -132,6 +135,19 @@ impl Net for Directory {
 
     fn pn_of(&self, lid: &Jid) -> Option<Jid> {
         self.find(lid).map(|found| self.accounts[found].pn.clone())
+    }
+
+    fn store_media(&mut self, kind: &str, blob: Bytes) -> MediaPlace {
+        let direct_path = format!("/v/{kind}/{}", self.blobs.len());
+        self.blobs.insert(direct_path.clone(), blob);
+        MediaPlace {
+            url: format!("https://media{direct_path}"),
+            direct_path,
+        }
+    }
+
+    fn media(&self, direct_path: &str) -> Option<Bytes> {
+        self.blobs.get(direct_path).cloned()
     }
 
     fn now(&self) -> u64 {
