@@ -8,7 +8,9 @@ use wacore_binary::Jid;
 use crate::core::Core;
 use crate::directory::{AccountId, DeviceKey};
 use crate::hub::{CodeFailure, PeopleError, ScanFailure, typed};
-use crate::phone::{Attachment, Inbound, Outbound, Undecryptable, Violation, ViolationKind};
+use crate::phone::{
+    Attachment, ChatChange, Inbound, Outbound, Undecryptable, Violation, ViolationKind,
+};
 use crate::simulator::DeviceInfo;
 
 /// A person to create.
@@ -153,6 +155,15 @@ impl Account {
     /// `None` when there is no such message or it carries none.
     pub fn open_media(&self, id: &str) -> Option<Result<Bytes, ViolationKind>> {
         self.core.with(|hub| hub.open_media(self.id, id))
+    }
+
+    /// Changes the chat with somebody, or the contact; the account's companions are told.
+    pub fn change_chat(&self, with_phone: &str, change: &ChatChange) -> Result<(), PeopleError> {
+        let digits = phone_digits(with_phone)
+            .ok_or_else(|| PeopleError::NoSuchAccount(with_phone.to_owned()))?;
+        self.core
+            .with(|hub| hub.change_chat(self.id, &Jid::pn(digits), change));
+        Ok(())
     }
 
     /// The phone forgets every Signal session, as after restoring an old backup: what is sent to

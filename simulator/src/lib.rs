@@ -48,7 +48,8 @@ pub use hub::{Census, CodeFailure, PeopleError, ScanFailure};
 pub use ledger::{Entry, Fact, Ledger};
 pub use noise::NoisePattern;
 pub use phone::{
-    Attachment, Inbound, MediaKind, MediaSeen, Outbound, Undecryptable, Violation, ViolationKind,
+    Attachment, ChatChange, Inbound, MediaKind, MediaSeen, Outbound, Undecryptable, Violation,
+    ViolationKind,
 };
 pub use server::TlsError;
 pub use simulator::{BindError, DeviceInfo, FaultError, Simulator, SimulatorConfig, WaitError};

@@ -12,6 +12,7 @@
 //! | `GET /accounts/{phone}/media/{id}` | the file of a message the phone has shown |
 //! | `GET /accounts/{phone}/messages` | what the phone has shown |
 //! | `GET /accounts/{phone}/sent` | what the account has sent, from any device |
+//! | `POST /accounts/{phone}/chats {with, change}` | changes a chat or a contact: `{"pin":true}`, `{"mute":true}`, `{"archive":true}`, `{"contact":"Ana"}`, `"forget_contact"` |
 //! | `POST /accounts/{phone}/read {ids}` | opens messages: read receipts go out |
 //! | `POST /accounts/{phone}/reply {enabled, template}` | automatic replies |
 //! | `POST /accounts/{phone}/presence {available}` | the person opens or leaves the app |
@@ -64,6 +65,7 @@ pub(crate) fn router(core: Arc<Core>, tls_root: String) -> Router {
         )
         .route("/accounts/{phone}/media/{id}", get(media::open))
         .route("/accounts/{phone}/sent", get(people::sent))
+        .route("/accounts/{phone}/chats", post(people::chats))
         .route("/accounts/{phone}/read", post(people::read))
         .route("/accounts/{phone}/reply", post(people::reply))
         .route("/accounts/{phone}/presence", post(people::presence))

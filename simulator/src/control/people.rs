@@ -12,6 +12,7 @@ use super::Control;
 use super::body::Body;
 use super::error::ControlError;
 use crate::account::{Account, NewAccount, phone_digits};
+use crate::phone::ChatChange;
 use crate::simulator::create_account;
 
 type Answer = Result<Json<Value>, ControlError>;
@@ -132,6 +133,24 @@ pub(super) async fn inbox(State(control): State<Control>, Path(phone): Path<Stri
 pub(super) async fn sent(State(control): State<Control>, Path(phone): Path<String>) -> Answer {
     let messages = control.account(&phone)?.sent();
     Ok(Json(json!({ "messages": messages })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Chats {
+    with: String,
+    change: ChatChange,
+}
+
+pub(super) async fn chats(
+    State(control): State<Control>,
+    Path(phone): Path<String>,
+    Body(chats): Body<Chats>,
+) -> Answer {
+    control
+        .account(&phone)?
+        .change_chat(&chats.with, &chats.change)?;
+    Ok(Json(json!({})))
 }
 
 #[derive(Deserialize)]

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use wacore_binary::Node;
 use wacore_binary::builder::NodeBuilder;
+use wacore_binary::{Jid, Node};
 use waproto::buffa::{Message as _, MessageField};
 use waproto::whatsapp::{SyncdPatch, SyncdVersion};
 
 use super::Hub;
-use crate::directory::DeviceKey;
+use super::snapshot::fold;
+use crate::directory::{AccountId, DeviceKey};
+use crate::phone::ChatChange;
 use crate::wire;
 
 /// Patches of each collection; patch `n` (from 0) made version `n + 1`.
@@ -21,16 +23,83 @@ const BAD_REQUEST: u16 = 400;
 impl Hub {
     /// Answers `<sync>` with the state of each named collection.
     pub(super) fn sync_app_state(&mut self, from: DeviceKey, sync: &Node) -> Node {
-        let collections = self.app_state.entry(from.account).or_default();
         let mut changed = Vec::new();
         let answers: Vec<Node> = sync
             .get_children_by_tag("collection")
-            .map(|request| sync_collection(collections, request, &mut changed))
+            .map(|request| {
+                if let Some(answer) = self.snapshot_for(from, request) {
+                    return answer;
+                }
+                let collections = self.app_state.entry(from.account).or_default();
+                sync_collection(collections, request, &mut changed)
+            })
             .collect();
         if !changed.is_empty() {
+            self.check_patches(from, &changed);
             self.announce_app_state(from, &changed);
         }
         NodeBuilder::new("sync").children(answers).build()
+    }
+
+    /// The answer to a client that knows nothing of a collection and wants its snapshot, if the
+    /// collection has one.
+    fn snapshot_for(&mut self, from: DeviceKey, request: &Node) -> Option<Node> {
+        let wanted = wire::attr_is(request, "return_snapshot", "true")
+            && wire::uint_attr(request, "version").unwrap_or(0) == 0
+            && request.get_optional_child("patch").is_none();
+        if !wanted {
+            return None;
+        }
+        let name = wire::attr(request, "name")?.into_owned();
+        let patches = self.patches(from.account, &name);
+        let snapshot = fold(&patches)?;
+        let reference = self.shelve_snapshot(&snapshot)?;
+        Some(
+            NodeBuilder::new("collection")
+                .attr("name", name)
+                .attr("version", patches.len() as u64)
+                .attr("has_more_patches", "false")
+                .children([wire::leaf("snapshot", reference)])
+                .build(),
+        )
+    }
+
+    /// Changes a chat on a person's phone; the account's companions are told.
+    pub(crate) fn change_chat(&mut self, account: AccountId, chat: &Jid, change: &ChatChange) {
+        let name = change.collection();
+        let patches = self.patches(account, name);
+        let at = self.clock.now_millis();
+        let patch = self.use_phone(account, |phone, _| {
+            phone.change_chat(chat, change, &patches, at)
+        });
+        let collections = self.app_state.entry(account).or_default();
+        let log = collections.entry(name.to_owned()).or_default();
+        log.push(patch.encode_to_vec());
+        let changed = [(name.to_owned(), log.len() as u64)];
+        self.announce_app_state(DeviceKey::phone(account), &changed);
+    }
+
+    /// The account's phone looks at what a companion has just added.
+    fn check_patches(&mut self, by: DeviceKey, changed: &[(String, u64)]) {
+        for (name, _) in changed {
+            let patches = self.patches(by.account, name);
+            if let Err(objection) = self.phone(by.account).check_patch(name, &patches) {
+                self.violation(by, None, format!("{name}: {objection:?}"));
+            }
+        }
+    }
+
+    /// All patches of a collection, numbered.
+    fn patches(&self, account: AccountId, name: &str) -> Vec<SyncdPatch> {
+        let log = self
+            .app_state
+            .get(&account)
+            .and_then(|collections| collections.get(name));
+        log.into_iter()
+            .flatten()
+            .zip(1..)
+            .filter_map(|(patch, version)| numbered(patch, version))
+            .collect()
     }
 }
 
@@ -59,7 +128,10 @@ fn sync_collection(
         .iter()
         .enumerate()
         .skip(usize::try_from(known).unwrap_or(usize::MAX))
-        .filter_map(|(index, patch)| Some(wire::leaf("patch", stamped(patch, index as u64 + 1)?)));
+        .filter_map(|(index, patch)| {
+            let patch = numbered(patch, index as u64 + 1)?;
+            Some(wire::leaf("patch", patch.encode_to_vec()))
+        });
     let behind: Vec<Node> = behind.collect();
     let answer = answer
         .attr("version", current)
@@ -84,12 +156,12 @@ fn refuse(answer: NodeBuilder, code: u16, text: &'static str) -> Node {
 }
 
 /// The server, not the author, numbers a patch.
-fn stamped(patch: &[u8], version: u64) -> Option<Vec<u8>> {
+fn numbered(patch: &[u8], version: u64) -> Option<SyncdPatch> {
     let mut patch = SyncdPatch::decode_from_slice(patch).ok()?;
     patch.version = MessageField::some(SyncdVersion {
         version: Some(version),
     });
-    Some(patch.encode_to_vec())
+    Some(patch)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod passkey;
 mod people;
 mod presence;
 mod receipt;
+mod snapshot;
 mod usync;
 
 #[cfg(test)]

@@ -23,9 +23,11 @@
 //! | `media` | files: encrypted, announced, fetched and checked |
 //! | `receipt`, `retry` | delivery and read; resends both ways |
 //! | `peer` | app-state key, history bootstrap, placeholder resend |
+//! | `app_state` | pins, mutes, contacts: patches of collections |
 //! | `presence` | presence and chat state |
 //! | `record` | what the person saw, and the violations |
 
+mod app_state;
 mod content;
 mod link;
 mod link_code;
@@ -51,6 +53,7 @@ use rand_chacha::ChaCha20Rng;
 use sha2::{Digest as _, Sha256};
 use wacore_binary::{Jid, Node};
 
+pub use app_state::ChatChange;
 pub use link::{LinkError, Scan, ScanError, SignedLink};
 pub use link_code::{CodeEntry, CodeError, KeyBundle, PrimaryHello, WRAPPED};
 pub use media::{Attachment, MediaKind, MediaSeen};

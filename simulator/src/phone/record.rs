@@ -211,6 +211,11 @@ pub enum ViolationKind {
         /// Which check failed.
         detail: String,
     },
+    /// An app-state patch that is not authentic, or not built over what came before it.
+    BadPatch {
+        /// Which check failed.
+        detail: String,
+    },
     /// A `deviceSentMessage` from another account, or one that names another destination than the
     /// stanza.
     ForgedDeviceSent,
