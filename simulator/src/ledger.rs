@@ -209,6 +209,17 @@ pub enum Fact {
         /// `delivery` when the stanza had no type.
         kind: String,
     },
+    /// A group was created (`create`) or changed (`add`, `remove`, `promote`, `demote`, `subject`).
+    GroupChanged {
+        /// `<digits>@g.us`
+        group: String,
+        /// Who did it.
+        by: String,
+        /// What.
+        what: String,
+        /// Whom it concerned, as phone digits.
+        members: Vec<String>,
+    },
     /// A person's phone put a message on the screen.
     Displayed {
         /// Stanza id.

@@ -21,6 +21,7 @@
 //! | `directory` | accounts, devices and the keys they published |
 //! | `media` | the media host: encrypted blobs over HTTPS |
 //! | `phone` | simulated people's phones, sans-I/O |
+//! | `account`, `group` | handles on a person and on a group |
 //! | `faults`, `ledger` | what to break, and what happened |
 //! | `control` | the same abilities over HTTP |
 
@@ -30,6 +31,7 @@ mod control;
 mod core;
 mod directory;
 mod faults;
+mod group;
 mod hub;
 mod ledger;
 mod media;
@@ -44,7 +46,10 @@ mod wire;
 pub use account::{Account, NewAccount, NewAccountError};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use faults::{Fault, FaultSpec, FaultTarget};
-pub use hub::{Census, CodeFailure, PeopleError, ScanFailure};
+pub use group::Group;
+pub use hub::{
+    Census, CodeFailure, GroupError, GroupInfo, GroupMember, GroupRole, PeopleError, ScanFailure,
+};
 pub use ledger::{Entry, Fact, Ledger};
 pub use noise::NoisePattern;
 pub use phone::{

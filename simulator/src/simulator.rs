@@ -16,7 +16,8 @@ use crate::control;
 use crate::core::Core;
 use crate::directory::DeviceKey;
 use crate::faults::{Fault, FaultSpec, FaultTarget, Scope};
-use crate::hub::{Census, Hub, HubConfig, NewPerson};
+use crate::group::Group;
+use crate::hub::{Census, GroupInfo, Hub, HubConfig, NewPerson};
 use crate::ledger::Ledger;
 use crate::media::{self, Media};
 use crate::noise::ServerIdentity;
@@ -301,6 +302,16 @@ impl Simulator {
             .into_iter()
             .map(|id| Account::new(Arc::clone(&self.core), id))
             .collect()
+    }
+
+    /// The group with this JID.
+    pub fn group(&self, jid: &str) -> Option<Group> {
+        Group::find(&self.core, jid)
+    }
+
+    /// Every group with its members, in order of its number.
+    pub fn groups(&self) -> Vec<GroupInfo> {
+        self.core.look(Hub::group_infos)
     }
 
     /// Every linked device of every account.

@@ -270,3 +270,46 @@ fn the_binary_stays_on_loopback() {
         "{message}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_over_http() {
+    let (simulator, base) = served().await;
+    for (phone, name) in [
+        ("15550100001", "Owner"),
+        ("15550100002", "Ana"),
+        ("15550100003", "Ben"),
+    ] {
+        create(&base, phone, name).await;
+    }
+    let new = json!({ "subject": "Friends", "members": ["15550100002"] });
+    let (status, group) = json(&base, "POST", "/accounts/15550100001/groups", Some(new)).await;
+    assert_eq!(status, 201, "{group}");
+    let jid = group["jid"].as_str().unwrap().to_owned();
+    let change = json!({ "add": ["15550100003"], "promote": ["15550100002"], "subject": "Family" });
+    let path = format!("/accounts/15550100001/groups/{jid}");
+    let (status, group) = json(&base, "POST", &path, Some(change)).await;
+    assert_eq!(status, 200, "{group}");
+    assert_eq!(group["subject"], "Family");
+    let roles: Vec<&str> = group["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member["role"].as_str().unwrap())
+        .collect();
+    assert_eq!(roles, ["superadmin", "admin", "member"]);
+
+    let hello = json!({ "to": jid, "text": "hello all" });
+    let (status, _) = json(&base, "POST", "/accounts/15550100003/messages", Some(hello)).await;
+    assert_eq!(status, 200);
+    let (_, inbox) = json(&base, "GET", "/accounts/15550100001/messages", None).await;
+    assert_eq!(inbox["messages"][0]["text"], "hello all");
+    assert_eq!(inbox["messages"][0]["group"], jid);
+
+    let refused = json!({ "remove": ["15550100001"] });
+    let path = format!("/accounts/15550100003/groups/{jid}");
+    let (status, error) = json(&base, "POST", &path, Some(refused)).await;
+    assert_eq!((status, &error["error"]["field"]), (409, &json!("group")));
+    let (status, error) = json(&base, "GET", "/groups/1@g.us", None).await;
+    assert_eq!((status, &error["error"]["field"]), (404, &json!("group")));
+    simulator.shutdown().await;
+}

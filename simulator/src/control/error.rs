@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::account::NewAccountError;
-use crate::hub::{CodeFailure, PeopleError, ScanFailure};
+use crate::hub::{CodeFailure, GroupError, PeopleError, ScanFailure};
 use crate::simulator::FaultError;
 
 /// `{"error": {"field": …, "message": …}}`
@@ -65,8 +65,22 @@ impl From<PeopleError> for ControlError {
         match error {
             PeopleError::PhoneTaken(_) => Self::new(StatusCode::CONFLICT, "phone", error),
             PeopleError::NoSuchAccount(_) | PeopleError::Phone(_) => Self::bad("to", error),
+            PeopleError::Group(error) => error.into(),
             PeopleError::NoSuchDevice(..) => Self::not_found("device", error),
             PeopleError::Keys(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "phone", error),
+        }
+    }
+}
+
+impl From<GroupError> for ControlError {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::NoSuchGroup(_) => Self::not_found("group", error),
+            GroupError::NotAMember(..) | GroupError::NotAnAdmin(..) => {
+                Self::new(StatusCode::CONFLICT, "group", error)
+            }
+            GroupError::BadSubject => Self::bad("subject", error),
+            GroupError::NoSuchAccount(_) => Self::bad("members", error),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | `POST /accounts/{phone}/scan {qr}` | scans a QR: links the client that shows it |
 //! | `POST /accounts/{phone}/code {code}` | types a pairing code; the ledger tells whether it was right |
 //! | `POST /accounts/{phone}/passkey {demanded}` | whether linking demands the account's passkey |
-//! | `POST /accounts/{phone}/messages {to, text}` | sends a text from the phone |
+//! | `POST /accounts/{phone}/messages {to, text}` | sends a text from the phone, to a number or a group |
 //! | `POST /accounts/{phone}/media?to=&kind=&mime_type=&caption=&file_name=` | sends the body as a file |
 //! | `GET /accounts/{phone}/media/{id}` | the file of a message the phone has shown |
 //! | `GET /accounts/{phone}/messages` | what the phone has shown |
@@ -17,6 +17,9 @@
 //! | `POST /accounts/{phone}/reply {enabled, template}` | automatic replies |
 //! | `POST /accounts/{phone}/presence {available}` | the person opens or leaves the app |
 //! | `POST /accounts/{phone}/typing {to, typing}` | the person types to somebody |
+//! | `POST /accounts/{phone}/groups {subject, members}` | creates a group; members are phone numbers |
+//! | `POST /accounts/{phone}/groups/{group} {add, remove, promote, demote, subject, leave}` | changes a group, in that order |
+//! | `GET /groups`, `GET /groups/{group}` | groups and their members |
 //! | `DELETE /accounts/{phone}/devices/{device}` | unlinks a device |
 //! | `GET /devices`, `GET /connections` | linked devices, connection counts |
 //! | `POST /faults`, `GET /faults`, `DELETE /faults` | orders, lists, lifts faults |
@@ -27,6 +30,7 @@
 mod body;
 mod error;
 mod faults;
+mod groups;
 mod media;
 mod people;
 mod server;
@@ -71,6 +75,10 @@ pub(crate) fn router(core: Arc<Core>, tls_root: String) -> Router {
         .route("/accounts/{phone}/presence", post(people::presence))
         .route("/accounts/{phone}/typing", post(people::typing))
         .route("/accounts/{phone}/devices/{device}", delete(people::unlink))
+        .route("/accounts/{phone}/groups", post(groups::create))
+        .route("/accounts/{phone}/groups/{group}", post(groups::change))
+        .route("/groups", get(groups::list))
+        .route("/groups/{group}", get(groups::get))
         .route("/devices", get(server::devices))
         .route("/connections", get(server::connections))
         .route(

@@ -119,9 +119,12 @@ pub(super) async fn send(
     Path(phone): Path<String>,
     Body(message): Body<Text>,
 ) -> Answer {
-    let id = control
-        .account(&phone)?
-        .send_text(&message.to, &message.text)?;
+    let account = control.account(&phone)?;
+    let id = if message.to.ends_with("@g.us") {
+        account.send_to_group(&control.group(&message.to)?, &message.text)?
+    } else {
+        account.send_text(&message.to, &message.text)?
+    };
     Ok(Json(json!({ "id": id })))
 }
 

@@ -48,17 +48,15 @@ impl Hub {
                     .attr("refresh", 86_400)
                     .build(),
             ]),
-            "blocklist" => Ok(vec![NodeBuilder::new("list").build()]),
-            "privacy" => Ok(privacy(node)),
+            "blocklist" => self.on_blocklist(from.account, kind, node),
+            "privacy" => self.on_privacy(from.account, kind, node),
             "w:sync:app:state" => match node.get_optional_child("sync") {
                 Some(sync) => Ok(vec![self.sync_app_state(from, sync)]),
                 None => Err((400, "bad-request")),
             },
             "w:m" => Ok(vec![self.media_conn(from)]),
-            "w:g2" if node.get_optional_child("participating").is_some() => {
-                Ok(vec![NodeBuilder::new("groups").build()])
-            }
-            "w:g2" | "w:profile:picture" => Err((404, "item-not-found")),
+            "w:g2" => self.on_groups(from, kind, node),
+            "w:profile:picture" => Err((404, "item-not-found")),
             "bot" => Ok(vec![NodeBuilder::new("bot").build()]),
             "md" if node.get_optional_child("remove-companion-device").is_some() => Ok(Vec::new()),
             _ => self.unknown(from, namespace, kind, node),
@@ -73,6 +71,7 @@ impl Hub {
                     self.activate(id);
                 }
             }
+            "w:g2" => self.send_notices(),
             "md" => {
                 let Some(request) = node.get_optional_child("remove-companion-device") else {
                     return;
@@ -105,28 +104,4 @@ impl Hub {
             Err((501, "feature-not-implemented"))
         }
     }
-}
-
-/// `privacy`: settings on `<privacy/>`, nothing on tokens.
-fn privacy(node: &Node) -> Vec<Node> {
-    if node.get_optional_child("privacy").is_none() {
-        return Vec::new();
-    }
-    let categories = [
-        ("last", "all"),
-        ("online", "all"),
-        ("profile", "all"),
-        ("status", "all"),
-        ("groupadd", "all"),
-        ("calladd", "all"),
-        ("readreceipts", "all"),
-        ("messages", "all"),
-    ];
-    let nodes = categories.map(|(name, value)| {
-        NodeBuilder::new("category")
-            .attr("name", name)
-            .attr("value", value)
-            .build()
-    });
-    vec![NodeBuilder::new("privacy").children(nodes).build()]
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use wacore::messages::MessageUtils;
 use wacore_binary::builder::NodeBuilder;
-use wacore_binary::{Jid, Node};
+use wacore_binary::{Jid, JidExt as _, Node};
 
 use super::Hub;
 use super::mailbox::Class;
@@ -13,8 +13,8 @@ use crate::faults::Fault;
 use crate::ledger::Fact;
 use crate::wire::{self, Addressing};
 
-const BAD_REQUEST: u16 = 400;
-const NOT_FOUND: u16 = 404;
+pub(super) const BAD_REQUEST: u16 = 400;
+pub(super) const NOT_FOUND: u16 = 404;
 
 /// A copy for one device, as the sender addressed it.
 struct Copy<'a> {
@@ -23,17 +23,22 @@ struct Copy<'a> {
 }
 
 /// Why a message is answered with an error.
-struct Nack {
+pub(super) struct Nack {
     error: u16,
-    why: String,
+    /// What the sender did wrong; nothing when it could not know better.
+    why: Option<String>,
 }
 
 impl Nack {
-    fn new(error: u16, why: impl Into<String>) -> Self {
+    pub(super) fn new(error: u16, why: impl Into<String>) -> Self {
         Self {
             error,
-            why: why.into(),
+            why: Some(why.into()),
         }
+    }
+
+    pub(super) fn honest(error: u16) -> Self {
+        Self { error, why: None }
     }
 }
 
@@ -57,13 +62,20 @@ impl Hub {
         if let Some(error) = ordered {
             return self.refuse_message(from, node, &id, error);
         }
+        if let Some(group) = wire::jid_attr(node, "to").filter(Jid::is_group) {
+            return self.on_group_message(from, node, &id, &group);
+        }
         match self.plan(from, node) {
             Ok(plan) => self.carry_out(from, node, &id, &plan),
-            Err(nack) => {
-                self.violation(from, Some(&id), nack.why);
-                self.refuse_message(from, node, &id, nack.error);
-            }
+            Err(nack) => self.nack(from, node, &id, nack),
         }
+    }
+
+    pub(super) fn nack(&mut self, from: DeviceKey, node: &Node, id: &str, nack: Nack) {
+        if let Some(why) = nack.why {
+            self.violation(from, Some(id), why);
+        }
+        self.refuse_message(from, node, id, nack.error);
     }
 
     fn refuse_message(&mut self, from: DeviceKey, node: &Node, id: &str, error: u16) {
@@ -148,7 +160,7 @@ impl Hub {
 
     /// Whether a named device is linked. One that never existed is the sender's invention;
     /// one that was unlinked may still be in an honest sender's list.
-    fn check_device(&self, from: DeviceKey, device: DeviceKey) -> Result<bool, Nack> {
+    pub(super) fn check_device(&self, from: DeviceKey, device: DeviceKey) -> Result<bool, Nack> {
         if device == from {
             return Err(Nack::new(BAD_REQUEST, "message to the sending device"));
         }
@@ -206,14 +218,24 @@ impl Hub {
         };
         self.record(fact);
         let sender = self.label(from);
+        let blocked = self.has_blocked(plan.recipient, from.account);
         for copy in &plan.copies {
+            if blocked && copy.device.account == plan.recipient {
+                continue;
+            }
             let stanza = self.copy_for(from, node, plan, copy);
             self.deliver(copy.device, &sender, Class::Message, stanza);
         }
         self.ack_message(from, node, id, plan.corrected_phash.as_deref());
     }
 
-    fn ack_message(&mut self, from: DeviceKey, node: &Node, id: &str, phash: Option<&str>) {
+    pub(super) fn ack_message(
+        &mut self,
+        from: DeviceKey,
+        node: &Node,
+        id: &str,
+        phash: Option<&str>,
+    ) {
         let withheld = self
             .faults
             .take(Some(from), |f| {

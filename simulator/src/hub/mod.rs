@@ -8,6 +8,7 @@ mod appstate;
 mod connection;
 mod delivery;
 mod fault_orders;
+mod group;
 mod iq;
 mod keys;
 mod link_code;
@@ -23,6 +24,7 @@ mod passkey;
 mod people;
 mod presence;
 mod receipt;
+mod settings;
 mod snapshot;
 mod usync;
 
@@ -37,6 +39,8 @@ use rand_chacha::ChaCha20Rng;
 use wacore_binary::{Jid, Node};
 
 pub(crate) use connection::{ConnectionId, Outgoing};
+pub(crate) use group::GroupChange;
+pub use group::{GroupError, GroupInfo, GroupMember, GroupRole};
 pub use link_code::CodeFailure;
 pub(crate) use link_code::typed;
 pub(crate) use login::Arrival;
@@ -84,6 +88,10 @@ pub(crate) struct Hub {
     codes: HashMap<AccountId, link_code::CodeRequest>,
     /// Who has exchanged messages with whom: they hear about each other's devices.
     acquainted: HashMap<AccountId, BTreeSet<AccountId>>,
+    groups: group::Groups,
+    settings: HashMap<AccountId, settings::Settings>,
+    /// What a change of a group has to tell, until the request is answered.
+    notices: Vec<(DeviceKey, Node)>,
     app_state: HashMap<AccountId, appstate::Collections>,
     /// What the media host holds.
     shelf: Shelf,
@@ -129,6 +137,9 @@ impl Hub {
             references: HashMap::new(),
             codes: HashMap::new(),
             acquainted: HashMap::new(),
+            groups: group::Groups::default(),
+            settings: HashMap::new(),
+            notices: Vec::new(),
             app_state: HashMap::new(),
             subscriptions: HashMap::new(),
             faults: FaultBook::default(),
@@ -216,6 +227,7 @@ impl Hub {
 
     /// Runs the phones until none has anything left to do.
     pub(crate) fn settle(&mut self) {
+        self.send_notices();
         while let Some((account, node)) = self.errands.pop_front() {
             self.run_errand(account, &node);
         }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use wacore_binary::Jid;
 
+use super::group::Groups;
 use crate::directory::{DeviceKey, Directory};
 use crate::media::Shelf;
 use crate::phone::{DeviceEntry, MediaPlace, Net, PreKeyBundleParts};
@@ -12,6 +13,7 @@ use crate::wire::Addressing;
 pub(super) struct View<'a> {
     pub(super) directory: &'a mut Directory,
     pub(super) shelf: &'a mut Shelf,
+    pub(super) groups: &'a Groups,
     pub(super) now: u64,
     /// Whose prekeys were taken, and which.
     pub(super) taken: Vec<(DeviceKey, Option<u32>)>,
@@ -57,6 +59,10 @@ impl Net for View<'_> {
 
     fn media(&self, direct_path: &str) -> Option<Bytes> {
         self.shelf.get(direct_path).map(|(_, blob)| blob)
+    }
+
+    fn members(&self, group: &Jid) -> Vec<Jid> {
+        self.groups.members(group, self.directory)
     }
 
     fn now(&self) -> u64 {

@@ -20,10 +20,13 @@ impl Hub {
         }
     }
 
-    /// Tells companions of the account and of its acquaintances that a device came or went.
+    /// Tells companions of the account, of its acquaintances and of those it shares a group with that a device came or went.
     pub(super) fn announce_device(&mut self, device: DeviceKey, added: bool) {
         let mut audience: Vec<AccountId> = vec![device.account];
         audience.extend(self.acquainted.get(&device.account).into_iter().flatten());
+        audience.extend(self.groups.companions_of(device.account));
+        audience.sort_unstable();
+        audience.dedup();
         for account in audience {
             for to in self.directory.devices_of(account) {
                 if to.is_phone() || to == device {

@@ -4,6 +4,7 @@ use rand::RngExt as _;
 use wacore_binary::{Jid, Node};
 
 use super::Hub;
+use super::group::GroupError;
 use super::network::View;
 use crate::directory::{Account, AccountId, Device, DeviceKey, KeyPool};
 use crate::ledger::Fact;
@@ -51,6 +52,9 @@ pub enum PeopleError {
     /// The phone's keys are unusable.
     #[error("phone keys: {0}")]
     Keys(String),
+    /// There is no such group, or the person may not do that in it.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The phone could not do it.
     #[error(transparent)]
     Phone(#[from] PhoneError),
@@ -145,6 +149,19 @@ impl Hub {
         Ok(id)
     }
 
+    /// Sends a text from a person's phone to a group it is in.
+    pub(crate) fn send_group_text(
+        &mut self,
+        from: AccountId,
+        group: &Jid,
+        text: &str,
+    ) -> Result<String, PeopleError> {
+        let sent = self.use_phone(from, |phone, net| phone.send_group_text(group, text, net));
+        let (id, node) = sent?;
+        self.on_stanza(DeviceKey::phone(from), &node);
+        Ok(id)
+    }
+
     pub(crate) fn lose_sessions(&mut self, account: AccountId) {
         self.people[account.0].phone.lose_sessions();
     }
@@ -186,6 +203,7 @@ impl Hub {
         let mut view = View {
             directory: &mut self.directory,
             shelf: &mut self.shelf,
+            groups: &self.groups,
             now,
             taken: Vec::new(),
             stored: Vec::new(),
@@ -262,7 +280,8 @@ impl Hub {
         };
         let texts: Vec<(Jid, String)> = person.phone.inbox()[fresh..]
             .iter()
-            .filter(|inbound| inbound.kind == ContentKind::Text)
+            // Whoever answers everything in a group talks to everybody who does.
+            .filter(|inbound| inbound.kind == ContentKind::Text && inbound.group.is_none())
             .map(|inbound| (inbound.from.to_non_ad(), inbound.text.clone()))
             .collect();
         for (to, text) in texts {

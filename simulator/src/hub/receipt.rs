@@ -1,7 +1,7 @@
 //! Receipts: acknowledged to their sender, forwarded to whoever should see them.
 
 use wacore_binary::builder::NodeBuilder;
-use wacore_binary::{Jid, Node};
+use wacore_binary::{Jid, JidExt as _, Node};
 
 use super::mailbox::Class;
 use super::{Hub, receipt_ids};
@@ -43,6 +43,9 @@ impl Hub {
         let Some(to) = to else {
             return self.violation(from, None, "receipt without a valid `to`");
         };
+        if to.is_group() {
+            return self.on_group_receipt(from, node, &to);
+        }
         let (Some(addressing), Some(target)) =
             (Addressing::of(&to), self.directory.resolve_device(&to))
         else {
@@ -112,7 +115,7 @@ impl Hub {
 }
 
 /// How the reader's other devices are told.
-fn own_kind(node: &Node) -> &'static str {
+pub(super) fn own_kind(node: &Node) -> &'static str {
     match wire::attr(node, "type").as_deref() {
         Some("played" | "played-self") => "played-self",
         _ => "read-self",

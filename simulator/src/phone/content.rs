@@ -2,6 +2,7 @@
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha20Rng;
+use wacore_binary::Jid;
 use waproto::buffa::{Message as _, MessageField};
 use waproto::whatsapp as wa;
 
@@ -43,6 +44,29 @@ pub(super) fn context(secret: &[u8]) -> MessageField<wa::MessageContextInfo> {
         message_secret: Some(secret.to_vec()),
         ..Default::default()
     })
+}
+
+/// The sender key of a group, for one device.
+pub(super) fn distribution_message(group: &Jid, key: Vec<u8>) -> wa::Message {
+    let distribution = wa::message::SenderKeyDistributionMessage {
+        group_id: Some(group.to_string()),
+        axolotl_sender_key_distribution_message: Some(key),
+    };
+    wa::Message {
+        sender_key_distribution_message: MessageField::some(distribution),
+        ..Default::default()
+    }
+}
+
+/// Whether a message carries a sender key and nothing to show.
+pub(super) fn is_distribution_alone(message: &wa::Message) -> bool {
+    if message.sender_key_distribution_message.is_unset() {
+        return false;
+    }
+    let mut rest = message.clone();
+    rest.sender_key_distribution_message = MessageField::none();
+    rest.message_context_info = MessageField::none();
+    rest.encode_to_vec().is_empty()
 }
 
 /// Wraps protocol content for a companion.

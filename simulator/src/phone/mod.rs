@@ -10,7 +10,9 @@
 //!   direct child of `<message>` (the hub picks it out of `<participants>`), `<device-identity>` is
 //!   passed along, copies from own companions carry `recipient`, peer messages `category=peer`;
 //! - *from the phone*: a text is one `<message to=user>` with `<participants>`; resends and peer
-//!   messages go `to` one device with a direct `<enc>`.
+//!   messages go `to` one device with a direct `<enc>`;
+//! - *groups*: the group stands in `from` and `to`, the sending device in `participant`; a message
+//!   carries the group ciphertext and, for this device, the sender key before it.
 //!
 //! | file | job |
 //! |---|---|
@@ -18,6 +20,7 @@
 //! | `link` | QR, ADV signing and checking, key index list |
 //! | `link_code` | the exchange behind a pairing code |
 //! | `signal`, `stores` | libsignal over in-memory stores; spent counters |
+//! | `group`, `sender_keys` | messages of groups; sender keys, spent iterations, who holds a key |
 //! | `content` | building, padding and reading `Message` |
 //! | `send`, `receive` | messages out and in |
 //! | `media` | files: encrypted, announced, fetched and checked |
@@ -29,6 +32,7 @@
 
 mod app_state;
 mod content;
+mod group;
 mod link;
 mod link_code;
 mod media;
@@ -40,6 +44,7 @@ mod receive;
 mod record;
 mod retry;
 mod send;
+mod sender_keys;
 mod signal;
 mod stanza;
 mod stores;
@@ -70,6 +75,7 @@ pub use send::PhoneError;
 
 use link::{Companion, Qr};
 use peer::{AppStateKey, PeerSent, Waiting};
+use sender_keys::SenderKeys;
 use signal::Signal;
 
 /// Who the new person is.
@@ -90,6 +96,7 @@ pub struct Phone {
     name: String,
     rng: ChaCha20Rng,
     signal: Signal,
+    sender_keys: SenderKeys,
     /// Identifies this ADV chain; fixed for the life of the account key.
     raw_id: u32,
     /// Key index of the companion linked last; 0 before the first.
@@ -127,6 +134,7 @@ impl Phone {
             lid: Jid::lid(spec.lid),
             name: spec.name,
             signal,
+            sender_keys: SenderKeys::default(),
             raw_id: rng.random_range(1..u32::MAX),
             current_index: 0,
             companions: BTreeMap::new(),
@@ -344,10 +352,11 @@ impl Phone {
         receipt::aggregate(sent)
     }
 
-    /// Forgets every Signal session, as a phone restored from an old backup has: the next messages
+    /// Forgets every Signal session and sender key, as a phone restored from an old backup has: the next messages
     /// to it cannot be opened and are asked for again. A fault to order, not a habit.
     pub fn lose_sessions(&mut self) {
         self.signal.lose_sessions();
+        self.sender_keys.lose();
     }
 
     /// Messages people sent to this person, in the order shown.

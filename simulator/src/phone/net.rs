@@ -88,6 +88,8 @@ pub trait Net {
     fn store_media(&mut self, kind: &str, blob: Bytes) -> MediaPlace;
     /// The encrypted blob at a direct path.
     fn media(&self, direct_path: &str) -> Option<Bytes>;
+    /// Everybody in a group, in the addressing the group uses; empty for an unknown group.
+    fn members(&self, group: &Jid) -> Vec<Jid>;
     /// The server's clock, in unix seconds.
     fn now(&self) -> u64;
 }

@@ -1,7 +1,7 @@
 //! Receipts and acks: delivery and read, single and aggregated, in both directions.
 
 use wacore_binary::builder::NodeBuilder;
-use wacore_binary::{Jid, Node};
+use wacore_binary::{Jid, JidExt, Node};
 
 use super::Phone;
 use super::net::{Net, person};
@@ -9,18 +9,21 @@ use super::receive::Envelope;
 use super::record::{DeviceReceipt, ReceiptKind, ViolationKind};
 use super::stanza::{attr, jid, receipt_ids};
 
+/// A group, if any, and who wrote.
+type Chat = (Option<Jid>, Jid);
+
 impl Phone {
     /// Marks messages as read by this person and returns the read receipts: one per sender and
     /// addressing, aggregated. Unknown and already read ids are left out.
     pub fn mark_read(&mut self, ids: &[String], net: &mut dyn Net) -> Vec<Node> {
         let now = net.now();
-        let mut chats: Vec<(Jid, Vec<String>)> = Vec::new();
+        let mut chats: Vec<(Chat, Vec<String>)> = Vec::new();
         for entry in &mut self.inbox {
             if entry.read.is_some() || !ids.contains(&entry.id) {
                 continue;
             }
             entry.read = Some(now);
-            let chat = entry.from.to_non_ad();
+            let chat = (entry.group.clone(), entry.from.to_non_ad());
             match chats.iter_mut().find(|(known, _)| *known == chat) {
                 Some((_, ids)) => ids.push(entry.id.clone()),
                 None => chats.push((chat, vec![entry.id.clone()])),
@@ -28,19 +31,28 @@ impl Phone {
         }
         chats
             .into_iter()
-            .map(|(chat, ids)| {
+            .map(|((group, sender), ids)| {
                 let receipt = NodeBuilder::new("receipt")
-                    .attr("to", chat)
                     .attr("type", "read")
                     .attr("t", now);
+                let receipt = match group {
+                    Some(group) => receipt.attr("to", group).attr("participant", sender),
+                    None => receipt.attr("to", sender),
+                };
                 with_ids(receipt, &ids)
             })
             .collect()
     }
 
     pub(super) fn on_receipt(&mut self, stanza: &Node, net: &mut dyn Net) -> Vec<Node> {
-        let Some(from) = jid(stanza, "from") else {
-            let detail = "receipt without from".to_owned();
+        let chat = jid(stanza, "from");
+        let group = chat.clone().filter(JidExt::is_group);
+        let from = match &group {
+            Some(_) => jid(stanza, "participant"),
+            None => chat,
+        };
+        let Some(from) = from else {
+            let detail = "receipt without from or participant".to_owned();
             self.object(stanza, ViolationKind::BadStanza { detail }, net.now());
             return Vec::new();
         };
@@ -49,7 +61,7 @@ impl Phone {
             "inactive" => ReceiptKind::Inactive,
             "read" => ReceiptKind::Read,
             "played" => ReceiptKind::Played,
-            "retry" => return self.on_retry(stanza, &from, net),
+            "retry" => return self.on_retry(stanza, &from, group.as_ref(), net),
             "read-self" => {
                 self.read_elsewhere(stanza, net);
                 return Vec::new();
@@ -64,7 +76,7 @@ impl Phone {
             return Vec::new();
         }
         for id in receipt_ids(stanza) {
-            self.record_receipt(stanza, &id, &from, kind, net);
+            self.record_receipt(stanza, &id, &from, group.as_ref(), kind, net);
         }
         Vec::new()
     }
@@ -74,6 +86,7 @@ impl Phone {
         stanza: &Node,
         id: &str,
         from: &Jid,
+        group: Option<&Jid>,
         kind: ReceiptKind,
         net: &mut dyn Net,
     ) {
@@ -83,7 +96,11 @@ impl Phone {
             // A companion's message whose copy has not arrived here (yet).
             return;
         };
-        if person(&entry.to, net) != sender {
+        let addressed = match group {
+            Some(group) => entry.to == *group,
+            None => person(&entry.to, net) == sender,
+        };
+        if !addressed {
             self.object(stanza, ViolationKind::ForeignReceipt, now);
             return;
         }
@@ -113,7 +130,10 @@ impl Phone {
     /// Another device of this account read messages: they are read for the person.
     fn read_elsewhere(&mut self, stanza: &Node, net: &mut dyn Net) {
         let now = net.now();
-        let chat = jid(stanza, "recipient").or_else(|| jid(stanza, "participant"));
+        // In a group the participant is the author, elsewhere the recipient is the chat.
+        let chat = jid(stanza, "recipient")
+            .filter(|chat| !chat.is_group())
+            .or_else(|| jid(stanza, "participant"));
         let chat = chat.map(|chat| person(&chat, net));
         let ids = receipt_ids(stanza);
         for entry in &mut self.inbox {
@@ -150,9 +170,7 @@ impl Phone {
 /// The delivery receipt for a message: plain to a peer, `sender` for an own device's copy,
 /// `peer_msg` within the account.
 pub(super) fn delivery(envelope: &Envelope) -> Node {
-    let mut receipt = NodeBuilder::new("receipt")
-        .attr("to", &envelope.from)
-        .attr("id", envelope.id.as_str());
+    let mut receipt = addressed_like(envelope).attr("id", envelope.id.as_str());
     if envelope.own && envelope.peer {
         receipt = receipt.attr("type", "peer_msg");
     } else if envelope.own {
@@ -162,6 +180,18 @@ pub(super) fn delivery(envelope: &Envelope) -> Node {
         }
     }
     receipt.build()
+}
+
+/// A receipt back to where a message came from: to its sender, or to the group with the sender as
+/// participant.
+pub(super) fn addressed_like(envelope: &Envelope) -> NodeBuilder {
+    let receipt = NodeBuilder::new("receipt");
+    match &envelope.group {
+        Some(group) => receipt
+            .attr("to", group)
+            .attr("participant", &envelope.from),
+        None => receipt.attr("to", &envelope.from),
+    }
 }
 
 /// Completes a receipt for several ids: the first is its own, the rest are listed.

@@ -2,7 +2,7 @@
 
 use wacore::libsignal::protocol::SignalProtocolError;
 use wacore::messages::unwrap_device_sent;
-use wacore_binary::{Jid, Node};
+use wacore_binary::{Jid, JidExt as _, Node};
 use waproto::buffa::Message as _;
 use waproto::whatsapp as wa;
 
@@ -26,6 +26,8 @@ pub(super) struct Envelope {
     pub(super) own: bool,
     /// `category=peer`: between devices of the account, not for the screen.
     pub(super) peer: bool,
+    /// The group it was written to.
+    pub(super) group: Option<Jid>,
     /// Whom an own companion wrote to.
     pub(super) recipient: Option<Jid>,
 }
@@ -39,7 +41,16 @@ impl Phone {
                 return Vec::new();
             }
         };
-        let (kind, ciphertext) = match self.ciphertext(stanza, &envelope, net) {
+        if let Some(group) = envelope.group.clone() {
+            return self.on_group_message(stanza, &envelope, &group, net);
+        }
+        let found = stanza
+            .get_optional_child("enc")
+            .ok_or_else(|| ViolationKind::BadStanza {
+                detail: "message without enc".to_owned(),
+            })
+            .and_then(|enc| self.ciphertext(stanza, enc, &envelope, net));
+        let (kind, ciphertext) = match found {
             Ok(found) => found,
             Err(kind) => {
                 self.object(stanza, kind, net.now());
@@ -68,24 +79,34 @@ impl Phone {
                 }
                 vec![receipt::delivery(&envelope)]
             }
-            Err(OpenError::CounterReused { counter }) => {
-                self.object(stanza, ViolationKind::CounterReused { counter }, net.now());
-                Vec::new()
-            }
-            Err(OpenError::Malformed) => {
-                self.object(stanza, ViolationKind::BadCiphertext, net.now());
-                Vec::new()
-            }
-            Err(OpenError::PreKeyReused { id }) => {
-                self.object(
-                    stanza,
-                    ViolationKind::PrekeyReused { prekey: id },
-                    net.now(),
-                );
-                self.ask_again(&envelope, &SignalProtocolError::InvalidPreKeyId, net)
-            }
-            Err(OpenError::Signal(error)) => self.ask_again(&envelope, &error, net),
+            Err(error) => match self.object_to(stanza, error, net) {
+                Some(error) => self.ask_again(&envelope, &error, net),
+                None => Vec::new(),
+            },
         }
+    }
+
+    /// Puts a ciphertext that no honest sender produces on record; returns the error when the
+    /// message may be asked for again.
+    pub(super) fn object_to(
+        &mut self,
+        stanza: &Node,
+        error: OpenError,
+        net: &dyn Net,
+    ) -> Option<SignalProtocolError> {
+        let (kind, again) = match error {
+            OpenError::CounterReused { counter } => {
+                (ViolationKind::CounterReused { counter }, None)
+            }
+            OpenError::Malformed => (ViolationKind::BadCiphertext, None),
+            OpenError::PreKeyReused { id } => (
+                ViolationKind::PrekeyReused { prekey: id },
+                Some(SignalProtocolError::InvalidPreKeyId),
+            ),
+            OpenError::Signal(error) => return Some(error),
+        };
+        self.object(stanza, kind, net.now());
+        again
     }
 
     fn envelope(&self, stanza: &Node, net: &mut dyn Net) -> Result<Envelope, ViolationKind> {
@@ -96,7 +117,13 @@ impl Phone {
             .filter(|id| !id.is_empty())
             .ok_or_else(|| missing("id"))?
             .into_owned();
-        let from = jid(stanza, "from").ok_or_else(|| missing("from"))?;
+        let chat = jid(stanza, "from").ok_or_else(|| missing("from"))?;
+        let (group, from) = if chat.is_group() {
+            let author = jid(stanza, "participant").ok_or_else(|| missing("participant"))?;
+            (Some(chat), author)
+        } else {
+            (None, chat)
+        };
         if !(from.is_pn() || from.is_lid()) {
             return Err(missing("a person in from"));
         }
@@ -108,6 +135,7 @@ impl Phone {
             id,
             device: canonical(&from, net),
             own,
+            group,
             peer: attr(stanza, "category").is_some_and(|category| category == "peer"),
             recipient: jid(stanza, "recipient"),
             from,
@@ -128,18 +156,14 @@ impl Phone {
             .any(|entry| entry.device == device.device)
     }
 
-    /// Finds the one `<enc>` for this device and checks what can be checked before opening it.
-    fn ciphertext<'a>(
+    /// Reads one pairwise `<enc>` and checks what can be checked before opening it.
+    pub(super) fn ciphertext<'a>(
         &self,
-        stanza: &'a Node,
+        stanza: &Node,
+        enc: &'a Node,
         envelope: &Envelope,
         net: &dyn Net,
     ) -> Result<(EncType, &'a [u8]), ViolationKind> {
-        let enc = stanza
-            .get_optional_child("enc")
-            .ok_or_else(|| ViolationKind::BadStanza {
-                detail: "message without enc".to_owned(),
-            })?;
         let bad = |detail: String| ViolationKind::BadEnc { detail };
         let version = attr(enc, "v").unwrap_or_default();
         if version != "2" {
@@ -191,7 +215,7 @@ impl Phone {
         sent
     }
 
-    fn show(
+    pub(super) fn show(
         &mut self,
         stanza: &Node,
         envelope: &Envelope,
@@ -219,11 +243,16 @@ impl Phone {
         let user = envelope.from.to_non_ad();
         let (pn, lid) = if user.is_lid() {
             (
-                net.pn_of(&user).or_else(|| jid(stanza, "sender_pn")),
+                net.pn_of(&user)
+                    .or_else(|| jid(stanza, "sender_pn"))
+                    .or_else(|| jid(stanza, "participant_pn")),
                 Some(user),
             )
         } else {
-            let lid = net.lid_of(&user).or_else(|| jid(stanza, "sender_lid"));
+            let lid = net
+                .lid_of(&user)
+                .or_else(|| jid(stanza, "sender_lid"))
+                .or_else(|| jid(stanza, "participant_lid"));
             (Some(user), lid)
         };
         self.record_inbound(
@@ -231,6 +260,7 @@ impl Phone {
             Inbound {
                 id: envelope.id.clone(),
                 from: envelope.from.clone(),
+                group: envelope.group.clone(),
                 pn: pn.map(Jid::into_non_ad),
                 lid: lid.map(Jid::into_non_ad),
                 kind: shown.kind,
@@ -270,7 +300,19 @@ impl Phone {
             return;
         };
         let message = unwrap_device_sent(message);
-        let shown = content::shown(&message);
+        self.note_own(stanza, envelope, to.into_non_ad(), &message, net);
+    }
+
+    /// Adds what a companion of the account sent to the list of what the account sent.
+    pub(super) fn note_own(
+        &mut self,
+        stanza: &Node,
+        envelope: &Envelope,
+        to: Jid,
+        message: &wa::Message,
+        net: &mut dyn Net,
+    ) {
+        let shown = content::shown(message);
         if let Some(entry) = self.outbox_entry(&envelope.id) {
             entry.duplicates += 1;
             if entry.text != shown.text
@@ -282,20 +324,15 @@ impl Phone {
             return;
         }
         self.record_outbound(Outbound {
-            id: envelope.id.clone(),
-            to: to.into_non_ad(),
-            text: shown.text,
             media: shown.media,
-            at: net.now(),
-            via: envelope.from.device,
-            server_acked: None,
-            refused: None,
-            delivered: None,
-            read: None,
-            receipts: Vec::new(),
-            resends: 0,
-            duplicates: 0,
             message: message.encode_to_vec(),
+            ..Outbound::new(
+                envelope.id.clone(),
+                to,
+                shown.text,
+                net.now(),
+                envelope.from.device,
+            )
         });
     }
 }

@@ -44,6 +44,12 @@ pub struct Inbound {
     /// The sender's device, in the addressing it arrived under.
     #[serde(serialize_with = "as_text")]
     pub from: Jid,
+    /// The group it was written to; nothing in a chat of two.
+    #[serde(
+        serialize_with = "as_optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub group: Option<Jid>,
     /// The sender's phone-number user, when known.
     #[serde(serialize_with = "as_optional_text")]
     pub pn: Option<Jid>,
@@ -103,7 +109,7 @@ pub struct DeviceReceipt {
 pub struct Outbound {
     /// Stanza id.
     pub id: String,
-    /// The peer, in the addressing the message was sent under.
+    /// The peer, in the addressing the message was sent under, or the group.
     #[serde(serialize_with = "as_text")]
     pub to: Jid,
     /// The text sent; of a file, its caption.
@@ -132,6 +138,28 @@ pub struct Outbound {
     /// All of it, encoded: a resend must carry the same, its message secret too.
     #[serde(skip)]
     pub(super) message: Vec<u8>,
+}
+
+impl Outbound {
+    /// A message of which nothing is known yet but that it was sent.
+    pub(super) fn new(id: String, to: Jid, text: String, at: u64, via: u16) -> Self {
+        Self {
+            id,
+            to,
+            text,
+            media: None,
+            at,
+            via,
+            server_acked: None,
+            refused: None,
+            delivered: None,
+            read: None,
+            receipts: Vec::new(),
+            resends: 0,
+            duplicates: 0,
+            message: Vec::new(),
+        }
+    }
 }
 
 /// A message that could not be opened; it goes away when a resend succeeds.
@@ -165,7 +193,8 @@ pub struct PresenceSeen {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "what")]
 pub enum ViolationKind {
-    /// A Signal message key was used twice: another ciphertext, or another id, on a spent counter.
+    /// A Signal message key was used twice: another ciphertext, or another id, on a spent counter
+    /// of a session or a spent iteration of a sender key.
     CounterReused {
         /// The counter within its sending chain.
         counter: u32,
@@ -219,6 +248,8 @@ pub enum ViolationKind {
     /// A `deviceSentMessage` from another account, or one that names another destination than the
     /// stanza.
     ForgedDeviceSent,
+    /// A sender key that is none, or that names another group than the stanza.
+    BadDistribution,
     /// A receipt from somebody the message was not sent to.
     ForeignReceipt,
     /// A retry receipt without what it must carry.

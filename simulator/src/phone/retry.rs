@@ -10,6 +10,7 @@ use waproto::whatsapp as wa;
 use super::Phone;
 use super::content;
 use super::net::{Net, OneTimePreKeyPart, PreKeyBundleParts, SignedPreKeyPart, canonical, person};
+use super::receipt::addressed_like;
 use super::receive::Envelope;
 use super::record::{Undecryptable, ViolationKind};
 use super::send::enc;
@@ -71,8 +72,7 @@ impl Phone {
         if attempt >= MIN_RETRY_COUNT_FOR_KEYS {
             children.push(self.keys_node());
         }
-        let mut receipt = NodeBuilder::new("receipt")
-            .attr("to", &envelope.from)
+        let mut receipt = addressed_like(envelope)
             .attr("id", envelope.id.as_str())
             .attr("type", "retry");
         if envelope.own && envelope.peer {
@@ -111,7 +111,13 @@ impl Phone {
 
     /// A device asks for a message again: repairs the session as the receipt tells, and sends the
     /// same id and content to that device alone.
-    pub(super) fn on_retry(&mut self, stanza: &Node, from: &Jid, net: &mut dyn Net) -> Vec<Node> {
+    pub(super) fn on_retry(
+        &mut self,
+        stanza: &Node,
+        from: &Jid,
+        group: Option<&Jid>,
+        net: &mut dyn Net,
+    ) -> Vec<Node> {
         let bad = |detail: &str| ViolationKind::BadRetry {
             detail: detail.to_owned(),
         };
@@ -133,7 +139,7 @@ impl Phone {
             self.object(stanza, ViolationKind::UnknownDevice, net.now());
             return Vec::new();
         }
-        let message = match self.sent_content(&id, from, own, net) {
+        let message = match self.sent_content(&id, from, own, group, net) {
             Ok(Some(message)) => message,
             Ok(None) => return Vec::new(),
             Err(kind) => {
@@ -156,10 +162,22 @@ impl Phone {
             entry.resends += 1;
         }
         let mut resend = NodeBuilder::new("message")
-            .attr("to", from)
             .attr("id", id.as_ref())
             .attr("type", "text");
-        if message.peer {
+        resend = match group {
+            Some(group) => {
+                let holder = canonical(from, net);
+                self.sender_keys.lost_by(group, &holder);
+                resend
+                    .attr("to", group)
+                    .attr("participant", from)
+                    .attr("addressing_mode", if from.is_lid() { "lid" } else { "pn" })
+            }
+            None => resend.attr("to", from),
+        };
+        if group.is_some() {
+            // The group is the chat, whoever asks.
+        } else if message.peer {
             resend = resend.attr("category", "peer");
         } else if let Some(recipient) = message.recipient {
             resend = resend.attr("recipient", recipient);
@@ -174,6 +192,7 @@ impl Phone {
         id: &str,
         from: &Jid,
         own: bool,
+        group: Option<&Jid>,
         net: &mut dyn Net,
     ) -> Result<Option<SentContent>, ViolationKind> {
         if own
@@ -189,10 +208,18 @@ impl Phone {
             }));
         }
         let asker = person(from, net);
+        let in_group = group.is_some_and(|group| {
+            let members = net.members(group);
+            members.iter().any(|member| person(member, net) == asker)
+        });
         let Some(entry) = self.outbox_entry(id).filter(|entry| entry.via == 0) else {
             return Ok(None);
         };
-        if !own && person(&entry.to, net) != asker {
+        let addressed = match group {
+            Some(group) => in_group && entry.to == *group,
+            None => own || person(&entry.to, net) == asker,
+        };
+        if !addressed {
             return Err(ViolationKind::ForeignReceipt);
         }
         let recipient = own.then(|| entry.to.clone());

@@ -26,6 +26,9 @@ pub enum PhoneError {
     /// None of the user's devices could be encrypted for.
     #[error("no device of `{0}` has usable keys")]
     NoUsableDevice(String),
+    /// The person is not in the group, or there is no such group.
+    #[error("not a member of the group `{0}`")]
+    NotInGroup(String),
     /// The companion is not linked.
     #[error("device {0} is not linked to this account")]
     NotLinked(u16),
@@ -113,20 +116,9 @@ impl Phone {
                 .build()])
             .build();
         self.record_outbound(Outbound {
-            id: id.clone(),
-            to,
-            text: shown.text,
             media: shown.media,
-            at: net.now(),
-            via: 0,
-            server_acked: None,
-            refused: None,
-            delivered: None,
-            read: None,
-            receipts: Vec::new(),
-            resends: 0,
-            duplicates: 0,
             message: encoded,
+            ..Outbound::new(id.clone(), to, shown.text, net.now(), 0)
         });
         Ok((id, stanza))
     }
@@ -233,7 +225,7 @@ impl Phone {
     }
 }
 
-fn participant(device: &Jid, sealed: Sealed, media: Option<&'static str>) -> Node {
+pub(super) fn participant(device: &Jid, sealed: Sealed, media: Option<&'static str>) -> Node {
     let mut enc = enc(sealed, None);
     if let Some(media) = media {
         enc.attrs.insert("mediatype", media);

@@ -17,8 +17,7 @@ use wacore_binary::Jid;
 use super::net::{DeviceKeys, OneTimePreKeyPart, PreKeyBundleParts, SignedPreKeyPart};
 use super::stores::{Identity, OneTimePreKeys, Sessions, SignedPreKey, raw_public};
 
-/// The pairwise ciphertexts of `<enc type>`. Group ciphertexts (`skmsg`) will join here with their
-/// own key store.
+/// The pairwise ciphertexts of `<enc type>`. Group ciphertexts (`skmsg`) are opened by the sender keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EncType {
     /// `pkmsg`: starts a session.
@@ -82,9 +81,9 @@ pub(super) enum SealError {
 
 /// What is remembered of an opened ciphertext: enough to tell a redelivery from a reuse.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Spent {
-    id: u32,
-    ciphertext: u32,
+pub(super) struct Spent {
+    pub(super) id: u32,
+    pub(super) ciphertext: u32,
 }
 
 /// All Signal state of one device.
@@ -356,7 +355,7 @@ fn spent_key(address: &ProtocolAddress, message: &SignalMessage) -> u64 {
     u64::from_be_bytes(std::array::from_fn(|index| digest[index]))
 }
 
-fn short_hash(bytes: &[u8]) -> u32 {
+pub(super) fn short_hash(bytes: &[u8]) -> u32 {
     let digest = Sha256::digest(bytes);
     u32::from_be_bytes(std::array::from_fn(|index| digest[index]))
 }

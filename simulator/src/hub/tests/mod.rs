@@ -1,7 +1,9 @@
 //! The hub without sockets: raw stanzas in, raw stanzas out.
 
+mod group;
 mod link_code;
 mod linking;
+mod settings;
 
 use std::sync::Arc;
 

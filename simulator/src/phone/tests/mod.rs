@@ -1,5 +1,6 @@
 //! The phone against itself, against a companion made of raw keys, and against bad networks.
 
+mod group;
 mod link_code;
 mod linking;
 mod random;

@@ -9,7 +9,7 @@ use wacore::companion_reg::CompanionWebClientType;
 use wacore::libsignal::protocol::KeyPair;
 use wacore::pair::{DeviceState, PairUtils};
 use wacore_binary::builder::NodeBuilder;
-use wacore_binary::{Jid, Node, NodeContent};
+use wacore_binary::{Jid, JidExt as _, Node, NodeContent};
 use waproto::whatsapp as wa;
 
 use crate::phone::content::{decode_padded, encode_padded};
@@ -21,6 +21,11 @@ use crate::phone::{
     DeviceEntry, DeviceKeys, MediaPlace, NewPhone, OneTimePreKeyPart, Phone, PreKeyBundleParts,
     Scan,
 };
+
+/// The group of these tests.
+pub(super) fn group_jid() -> Jid {
+    Jid::group("120363000000000001")
+}
 
 /// Account and device number.
 pub(super) type Place = (usize, u16);
@@ -42,6 +47,8 @@ struct Account {
 #[derive(Default)]
 pub(super) struct Directory {
     accounts: Vec<Account>,
+    /// The one group, and the accounts in it.
+    pub(super) group: Vec<usize>,
     pub(super) now: u64,
     pub(super) handed_out: Vec<(Jid, u32)>,
     pub(super) blobs: BTreeMap<String, Bytes>,
@@ -148,6 +155,13 @@ impl Net for Directory {
 
     fn media(&self, direct_path: &str) -> Option<Bytes> {
         self.blobs.get(direct_path).cloned()
+    }
+
+    fn members(&self, group: &Jid) -> Vec<Jid> {
+        let members = self.group.iter().filter(|_| *group == group_jid());
+        members
+            .map(|&member| self.accounts[member].lid.clone())
+            .collect()
     }
 
     fn now(&self) -> u64 {
@@ -336,6 +350,8 @@ impl World {
         self.sent.push(stanza.clone());
         let to = jid(stanza, "to");
         match (stanza.tag.as_ref(), to) {
+            ("message", Some(to)) if to.is_group() => self.post_to_group(from, stanza, &to),
+            ("receipt", Some(to)) if to.is_group() => self.post_group_receipt(from, stanza, &to),
             ("message", Some(to)) => self.post_message(from, stanza, &to),
             ("receipt" | "chatstate", Some(to)) => self.post_receipt(from, stanza, &to),
             _ => {}
@@ -400,6 +416,60 @@ impl World {
             to: from,
             stanza: ack,
         });
+    }
+
+    /// One copy for every phone in the group: its own key, then the ciphertext for all; or a resend
+    /// for the one that the stanza names.
+    fn post_to_group(&mut self, from: Place, stanza: &Node, to: &Jid) {
+        let for_all: Vec<Node> = stanza.get_children_by_tag("enc").cloned().collect();
+        let named = jid(stanza, "participant").and_then(|jid| self.net.find(&jid));
+        for account in self.net.group.clone() {
+            if account == from.0 || named.is_some_and(|named| named != account) {
+                continue;
+            }
+            let lid = self.net.accounts[account].lid.clone();
+            let list = stanza.get_optional_child("participants");
+            let keys = list
+                .into_iter()
+                .flat_map(|list| list.get_children_by_tag("to"))
+                .filter(|target| jid(target, "jid").as_ref() == Some(&lid))
+                .flat_map(|target| target.get_children_by_tag("enc").cloned());
+            let node = NodeBuilder::new("message")
+                .attr("from", to)
+                .attr("participant", self.sender(from, &lid))
+                .attr("id", attr(stanza, "id").expect("id").as_ref())
+                .attr("t", self.net.now)
+                .attr("type", "text")
+                .children(keys.chain(for_all.iter().cloned()));
+            self.wire.push_back(Delivery {
+                to: (account, 0),
+                stanza: node.build(),
+            });
+        }
+    }
+
+    fn post_group_receipt(&mut self, from: Place, stanza: &Node, to: &Jid) {
+        let author = jid(stanza, "participant").expect("participant");
+        let account = self.net.find(&author).expect("known");
+        let mut node = stanza.clone();
+        node.attrs.0.retain(|(name, _)| name != "to");
+        node.attrs.insert("from", to.clone());
+        node.attrs
+            .insert("participant", self.sender(from, &self.lid(account)));
+        self.wire.push_back(Delivery {
+            to: (account, 0),
+            stanza: node,
+        });
+    }
+
+    /// Writes a text to the group from a phone and puts it on the wire; returns its id.
+    pub(super) fn group_text(&mut self, from: usize, text: &str) -> String {
+        let (phone, net) = self.phone_mut(from);
+        let (id, stanza) = phone
+            .send_group_text(&group_jid(), text, net)
+            .expect("sent");
+        self.post((from, 0), &stanza);
+        id
     }
 
     fn post_receipt(&mut self, from: Place, stanza: &Node, to: &Jid) {
