@@ -142,8 +142,11 @@ pub enum Payload {
         actor: Option<Person>,
         /// The provider's name of the change.
         change: String,
-        /// People concerned.
+        /// People concerned; everybody in it when the group is new to this account.
         participants: Vec<Person>,
+        /// The group's name, when the change tells it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<String>,
     },
     /// A phone number and a LID turned out to be the same person.
     ContactMapping {

@@ -162,7 +162,8 @@ pub enum Priority {
 /// Why an outbound message ended without being accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureReason {
-    /// `UPPER_SNAKE`, stable: `SERVER_REFUSED`, `REACHOUT_TIMELOCK`, `NOT_ON_WHATSAPP`, `EXPIRED`, …
+    /// `UPPER_SNAKE`, stable: `SERVER_REFUSED`, `REACHOUT_TIMELOCK`, `NOT_ON_WHATSAPP`,
+    /// `NOT_IN_GROUP`, `EXPIRED`, …
     pub reason: String,
     /// The provider's code, if it gave one.
     pub code: Option<u32>,

@@ -165,6 +165,9 @@ pub enum SendError {
     /// The recipient does not exist there: never retried.
     #[error("the recipient is not on WhatsApp")]
     NotOnProvider,
+    /// This account is not in the group, or there is no such group: never retried.
+    #[error("not a member of the group")]
+    NotInGroup,
     /// The stored message or its address cannot be used: never retried.
     #[error("message refused before the wire: {0}")]
     Refused(String),

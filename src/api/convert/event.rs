@@ -152,11 +152,13 @@ fn payload(session: &str, payload: Payload) -> Shown {
             actor,
             change,
             participants,
+            subject,
         } => Shown::GroupChange(pb::GroupChangeEvent {
             group: Some(person(&group)),
             actor: actor.as_ref().map(person),
             change,
             participants: participants.iter().map(person).collect(),
+            subject,
         }),
         Payload::ContactMapping { person: known } => {
             Shown::ContactMapping(pb::ContactMappingEvent {

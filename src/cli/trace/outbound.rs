@@ -95,6 +95,7 @@ fn refusal(failure: Option<&pb::MessageFailure>) -> String {
             "WhatsApp does not let this number open new conversations for a while"
         }
         "NOT_ON_WHATSAPP" => "the recipient is not on WhatsApp",
+        "NOT_IN_GROUP" => "this number is not a member of the group",
         "RATE_LIMITED" => "WhatsApp limits how much this number may send now",
         "SERVER_REFUSED" => "WhatsApp's server refused it",
         _ => "",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::debug;
 use wacore::iq::keepalive::KeepaliveSpec;
-use wacore_binary::Jid;
+use wacore_binary::{Jid, JidExt as _};
 use whatsapp_rust::send::SendOptions;
 use whatsapp_rust::{Client, IqError};
 
@@ -16,6 +16,10 @@ use crate::domain::person::Person;
 use crate::domain::session::Cause;
 use crate::provider::contract::{ProbeError, SendError};
 
+/// What the server answers about a group to whoever is not in it.
+const FORBIDDEN: u16 = 403;
+/// What it answers about a group that does not exist.
+const NO_SUCH_GROUP: u16 = 404;
 /// How long a send may take: it may have to look up devices and fetch prekeys first.
 const SEND_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -32,6 +36,7 @@ pub(super) async fn send(
     if message.stanza_id.is_empty() {
         return Err(refused("the stored message has no stanza id".into()));
     }
+    let to_group = to.is_group();
     let work = async {
         known_there(built, parts, &to).await?;
         // A message may go out under a ratchet key that came into being with the last message that was
@@ -50,7 +55,12 @@ pub(super) async fn send(
             .send_message_with_options(to, body, options)
             .await
             .map(|_| ())
-            .map_err(|error| send_error(&built.client, &error))
+            .map_err(|error| match send_error(&built.client, &error) {
+                SendError::Temporary(_) if to_group && is_forbidden(&error) => {
+                    SendError::NotInGroup
+                }
+                other => other,
+            })
     };
     tokio::time::timeout(SEND_PATIENCE, work)
         .await
@@ -84,6 +94,20 @@ async fn known_there(built: &Built, parts: &Parts, to: &Jid) -> Result<(), SendE
             "the server did not say whether the number exists".into(),
         )),
     }
+}
+
+/// Whether the server refuses to tell about the group: nobody but members is told.
+fn is_forbidden(error: &whatsapp_rust::SendError) -> bool {
+    use whatsapp_rust::ErrorChainExt as _;
+    error.sources().any(|source| {
+        matches!(
+            source.downcast_ref::<IqError>(),
+            Some(IqError::ServerError {
+                code: FORBIDDEN | NO_SUCH_GROUP,
+                ..
+            })
+        )
+    })
 }
 
 fn send_error<E>(client: &Client, error: &E) -> SendError

@@ -368,6 +368,9 @@ impl Sender {
             Err(SendError::NotOnProvider) => {
                 self.refused(entry, message, "NOT_ON_WHATSAPP").await?;
             }
+            Err(SendError::NotInGroup) => {
+                self.refused(entry, message, "NOT_IN_GROUP").await?;
+            }
             Err(SendError::Refused(detail)) => {
                 tracing::warn!(message_id = %message.id, "refused before the wire");
                 tracing::debug!(message_id = %message.id, detail, "why it was refused");

@@ -16,6 +16,8 @@ use crate::store::{
 
 /// The server refuses a first message to somebody new.
 const REACHOUT_TIMELOCK: u32 = 463;
+/// The account may not do that; of a message to a group: it is not in it.
+const FORBIDDEN: u32 = 403;
 /// The server asks for a pause.
 const RATE_LIMITED: u32 = 429;
 
@@ -62,6 +64,7 @@ impl Settler {
                 self.holds.hold_all(until);
                 ("RATE_LIMITED", Some(("RATE_LIMITED", until)))
             }
+            FORBIDDEN if self.is_to_group(&ack.stanza_id).await? => ("NOT_IN_GROUP", None),
             _ => ("SERVER_REFUSED", None),
         };
         let step = Step {
@@ -93,6 +96,11 @@ impl Settler {
         )
         .await?;
         Ok(Verdict::Refused)
+    }
+
+    async fn is_to_group(&self, stanza_id: &str) -> Result<bool, StoreError> {
+        let message = self.store.outbox().find_by_stanza(stanza_id).await?;
+        Ok(message.is_some_and(|message| !message.to.is_individual()))
     }
 
     /// The message cannot go on the wire at all.

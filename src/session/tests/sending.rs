@@ -169,6 +169,8 @@ async fn refusals_before_the_wire_and_by_the_server_are_told_apart() {
     for (ack, reason) in [
         (AckMode::NotOnProvider, "NOT_ON_WHATSAPP"),
         (AckMode::Refuse(479), "SERVER_REFUSED"),
+        // Of a person this code says nothing about groups.
+        (AckMode::Refuse(403), "SERVER_REFUSED"),
     ] {
         h.world.peer(&name, |peer| peer.ack = Some(ack));
         let sent = h.submit(&name, "1", "hi").await.message;

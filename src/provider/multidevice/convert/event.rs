@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use wacore::types::call::{CallEndedElsewhere, IncomingCall, MissedCall};
 use wacore::types::events::{ChatPresenceUpdate, Event, GroupUpdate, PresenceUpdate};
 use wacore::types::presence::{ChatPresence, ChatPresenceMedia};
-use wacore_binary::Jid;
+use wacore_binary::{Jid, Node, NodeValue};
 
 use super::super::mappings::Mappings;
 use super::person::person;
@@ -111,7 +111,16 @@ pub(in super::super) fn group(
             .iter()
             .map(|p| person(&p.jid, p.phone_number.as_ref(), mappings))
             .collect(),
+        Action::Create { raw } => members(raw, mappings),
         _ => Vec::new(),
+    };
+    let subject = match &update.action {
+        Action::Subject { subject, .. } => Some(subject.clone()),
+        Action::Create { raw } => raw
+            .get_optional_child("group")
+            .and_then(|group| group.attrs.get("subject"))
+            .map(|subject| subject.as_str().into_owned()),
+        _ => None,
     };
     let change = update.action.wire_tag().to_string();
     let stanza = match &update.notification_id {
@@ -132,8 +141,24 @@ pub(in super::super) fn group(
         actor,
         change,
         participants,
+        subject,
     };
     arrival(now, payload, dedup)
+}
+
+/// Everybody in a group that was created, or that this account was taken into.
+fn members(create: &Node, mappings: &Mappings) -> Vec<Person> {
+    let group = create.get_optional_child("group");
+    let listed = group
+        .into_iter()
+        .flat_map(|group| group.get_children_by_tag("participant"));
+    listed
+        .filter_map(|member| {
+            let jid = |key| member.attrs.get(key).and_then(NodeValue::to_jid);
+            let number = jid("phone_number");
+            Some(person(&jid("jid")?, number.as_ref(), mappings))
+        })
+        .collect()
 }
 
 /// Somebody came or went. Not repeated by the server, hence no dedup.
