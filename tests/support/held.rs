@@ -43,10 +43,25 @@ pub(crate) async fn hold_number(channel: &Channel, world: &World) {
 /// Puts a text into the outbox; the answer means that it is stored. A store that is busy is asked
 /// again, under the same request id.
 pub(crate) async fn send_text(channel: &Channel, phone: &str, text: &str) -> pb::Message {
-    let request = text_to(SESSION, &format!("+{phone}"), text);
+    store(channel, &text_to(SESSION, &format!("+{phone}"), text)).await
+}
+
+/// The same for a group.
+#[allow(dead_code, reason = "not every peer is in a group")]
+pub(crate) async fn send_to_group(channel: &Channel, jid: &str, text: &str) -> pb::Message {
+    let request = pb::SendMessageRequest {
+        to: Some(pb::Recipient {
+            recipient: Some(pb::recipient::Recipient::Jid(jid.to_owned())),
+        }),
+        ..text_to(SESSION, "", text)
+    };
+    store(channel, &request).await
+}
+
+async fn store(channel: &Channel, request: &pb::SendMessageRequest) -> pb::Message {
     let mut stored = None;
     eventually("the message is stored", PATIENCE, async || {
-        match send(channel, &request).await {
+        match send(channel, request).await {
             Ok(message) => stored = Some(message),
             Err(status) => assert!(is_passing(&status), "{status}"),
         }

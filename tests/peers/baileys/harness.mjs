@@ -44,6 +44,7 @@ const open = async () => {
 	sock.ev.on('connection.update', update => onConnection(sock, update))
 	sock.ev.on('messages.upsert', ({ messages, type }) => messages.forEach(m => onMessage(m, type)))
 	sock.ev.on('messages.update', updates => updates.forEach(onStatus))
+	sock.ev.on('message-receipt.update', updates => updates.forEach(onMemberReceipt))
 	sock.ev.on('messaging-history.set', ({ syncType, chats, messages }) =>
 		emit('history', {
 			type: proto.HistorySync.HistorySyncType[syncType],
@@ -90,6 +91,11 @@ const onStatus = ({ key, update }) => {
 	if (update.status !== undefined && update.status !== null) {
 		emit('status', { key, status: proto.WebMessageInfo.Status[update.status] })
 	}
+}
+
+// In a group each member's receipt is reported by itself.
+const onMemberReceipt = ({ key, receipt }) => {
+	emit('status', { key, status: receipt.readTimestamp ? 'READ' : 'DELIVERY_ACK', by: receipt.userJid })
 }
 
 const identity = () => {

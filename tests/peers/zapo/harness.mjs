@@ -54,7 +54,8 @@ const onReceipt = ({ rawNode, chatJid, stanzaId }) => {
 	const list = Array.isArray(rawNode.content) ? rawNode.content.find(({ tag }) => tag === 'list') : undefined
 	const listed = Array.isArray(list?.content) ? list.content.map(({ attrs }) => attrs.id) : []
 	for (const id of new Set([stanzaId, ...listed])) {
-		emit('status', { key: { remoteJid: chatJid, id, fromMe: true }, status })
+		const by = rawNode.attrs.participant
+		emit('status', { key: { remoteJid: chatJid, id, fromMe: true }, status, ...(by && { by }) })
 	}
 }
 
@@ -121,8 +122,9 @@ const commands = {
 		return { key: { remoteJid: jid, id, fromMe: true } }
 	},
 	async read({ keys }) {
-		for (const { remoteJid, id } of keys) {
-			await connected().sendReceipt({ to: remoteJid, id, type: 'read' })
+		for (const { remoteJid, id, participant } of keys) {
+			const inGroup = remoteJid.endsWith('@g.us')
+			await connected().sendReceipt({ to: remoteJid, id, type: 'read', ...(inGroup && { participant }) })
 		}
 		return {}
 	},
