@@ -1,7 +1,8 @@
-//! What an idle session costs: memory of a real daemon that holds N linked, online sessions, and how long
-//! linking and a restart take.
+//! What an idle session costs: memory of a real daemon that holds N linked, online sessions, how long
+//! linking, a restart and the loss of every connection at once take, and how many handshakes that means
+//! for the server at once.
 //!
-//! `cargo bench --features simulator --bench idle_sessions -- 200`. The simulator runs in this process, so
+//! `cargo bench --features simulator --bench idle_sessions -- 1000`. The simulator runs in this process, so
 //! that the daemon's figures are its own.
 
 #![cfg(feature = "simulator")]
@@ -23,6 +24,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use trunkline_simulator::{Fact, Fault, FaultSpec, FaultTarget, Truth};
 use world::Daemon;
 
 /// Pairings under way at once.
@@ -108,5 +110,30 @@ async fn main() {
     println!(
         "idle CPU: {:.3} ms per session per second",
         used * 1e3 / start.elapsed().as_secs_f64() / sessions as f64,
+    );
+
+    let logins = |truth: &Truth<'_>| {
+        let facts = truth.ledger().facts();
+        facts.filter(|f| matches!(f, Fact::Login { .. })).count()
+    };
+    let before = sim.look(logins);
+    let start = Instant::now();
+    let struck = sim.fault(FaultSpec {
+        target: FaultTarget::All,
+        fault: Fault::Close,
+        times: None,
+    });
+    println!("closed {} connections at once", struck.unwrap());
+    sim.wait_until(
+        |truth| logins(truth) >= before + sessions && truth.connections().online >= sessions,
+        Duration::from_mins(5),
+    )
+    .await
+    .expect("every session comes back");
+    println!(
+        "all online again after {:.1} s, with at most {} handshakes at once since the start; {} KiB resident",
+        start.elapsed().as_secs_f64(),
+        sim.connections().peak_handshaking,
+        status_kib(daemon.pid(), "VmRSS:"),
     );
 }

@@ -164,6 +164,7 @@ fn licences_are_where_they_are_promised() {
             "{file}"
         );
     }
+    assert!(read("examples/rust/Cargo.toml").contains("license = \"Apache-2.0\""));
     for manifest in ["Cargo.toml", "simulator/Cargo.toml"] {
         let text = read(manifest);
         assert!(

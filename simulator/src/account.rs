@@ -231,6 +231,13 @@ impl Account {
         })
     }
 
+    /// Whether the phone is within the network's reach (at first it is). While it is not, messages,
+    /// receipts and notifications for it wait on the server; what the person is made to do through
+    /// this API happens all the same.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.core.with(|hub| hub.set_reachable(self.id, reachable));
+    }
+
     /// The phone forgets every Signal session and sender key, as after restoring an old backup: what is sent to
     /// it next cannot be opened and is asked for again.
     pub fn lose_sessions(&self) {

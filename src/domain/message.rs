@@ -163,7 +163,7 @@ pub enum Priority {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureReason {
     /// `UPPER_SNAKE`, stable: `SERVER_REFUSED`, `REACHOUT_TIMELOCK`, `NOT_ON_WHATSAPP`,
-    /// `NOT_IN_GROUP`, `EXPIRED`, …
+    /// `NOT_IN_GROUP`, `EXPIRED`, `ACCOUNT_CHANGED`, …
     pub reason: String,
     /// The provider's code, if it gave one.
     pub code: Option<u32>,
@@ -176,6 +176,10 @@ pub struct OutboundMessage {
     pub id: MessageId,
     /// The id on the wire: fixed at enqueue, reused on every retry.
     pub stanza_id: String,
+    /// The account it was accepted for: the session's own, if it was linked then. It goes out from no
+    /// other.
+    #[serde(default)]
+    pub from: Option<Person>,
     /// The recipient, under all names known.
     pub to: Person,
     /// What it says.

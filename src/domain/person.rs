@@ -39,6 +39,22 @@ impl Person {
         self.phone.is_some() || self.pn_jid.is_some() || self.lid.is_some()
     }
 
+    /// Whether this is certainly somebody else: a name that both have differs, and none is shared. People
+    /// without a kind of name in common may be the same.
+    pub fn differs_from(&self, other: &Self) -> bool {
+        let names = [
+            (&self.phone, &other.phone),
+            (&self.pn_jid, &other.pn_jid),
+            (&self.lid, &other.lid),
+            (&self.provider_id, &other.provider_id),
+        ];
+        let mut known = names
+            .iter()
+            .filter_map(|(ours, theirs)| Some((ours.as_ref()?, theirs.as_ref()?)))
+            .peekable();
+        known.peek().is_some() && known.all(|(ours, theirs)| ours != theirs)
+    }
+
     /// Every known JID-like form, canonical first; used to find aliases of the same person.
     pub fn aliases(&self) -> impl Iterator<Item = &str> {
         [
@@ -64,5 +80,22 @@ mod tests {
         assert_eq!(person.canonical(), "15551234567@s.whatsapp.net");
         person.lid = Some("77@lid".into());
         assert_eq!(person.canonical(), "77@lid");
+    }
+
+    #[test]
+    fn only_names_of_one_kind_tell_people_apart() {
+        let person = |phone: Option<&str>, lid: Option<&str>| Person {
+            phone: phone.map(Into::into),
+            lid: lid.map(Into::into),
+            ..Person::default()
+        };
+        let ada = person(Some("+1"), Some("7@lid"));
+        assert!(!ada.differs_from(&ada));
+        assert!(ada.differs_from(&person(Some("+2"), Some("8@lid"))));
+        assert!(ada.differs_from(&person(Some("+2"), None)));
+        // A number that moved to another account, or an account to another number: the same line.
+        assert!(!ada.differs_from(&person(Some("+2"), Some("7@lid"))));
+        assert!(!person(Some("+1"), None).differs_from(&person(None, Some("8@lid"))));
+        assert!(!ada.differs_from(&Person::default()));
     }
 }

@@ -272,9 +272,8 @@ async fn the_description_is_served_and_fresh() {
     if std::env::var_os("TRUNKLINE_REFRESH").is_some() {
         std::fs::write(path, &text).unwrap();
     }
-    assert_eq!(
-        std::fs::read_to_string(path).unwrap_or_default(),
-        text,
+    assert!(
+        std::fs::read_to_string(path).unwrap_or_default() == text,
         "docs/openapi.json is stale: TRUNKLINE_REFRESH=1 cargo test --features simulator --test api description"
     );
     // Every reference leads somewhere, and everything has words.

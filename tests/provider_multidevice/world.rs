@@ -187,6 +187,7 @@ impl World {
         OutboundMessage {
             id: MessageId(uuid::Uuid::nil()),
             stanza_id: encoded.stanza_id,
+            from: None,
             to,
             content,
             encoded: encoded.bytes,

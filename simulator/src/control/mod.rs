@@ -17,6 +17,7 @@
 //! | `POST /accounts/{phone}/reply {enabled, template}` | automatic replies |
 //! | `POST /accounts/{phone}/presence {available}` | the person opens or leaves the app |
 //! | `POST /accounts/{phone}/typing {to, typing}` | the person types to somebody |
+//! | `POST /accounts/{phone}/reach {reachable}` | takes the phone out of the network's reach, or back |
 //! | `POST /accounts/{phone}/groups {subject, members}` | creates a group; members are phone numbers |
 //! | `POST /accounts/{phone}/groups/{group} {add, remove, promote, demote, subject, leave}` | changes a group, in that order |
 //! | `GET /groups`, `GET /groups/{group}` | groups and their members |
@@ -74,6 +75,7 @@ pub(crate) fn router(core: Arc<Core>, tls_root: String) -> Router {
         .route("/accounts/{phone}/reply", post(people::reply))
         .route("/accounts/{phone}/presence", post(people::presence))
         .route("/accounts/{phone}/typing", post(people::typing))
+        .route("/accounts/{phone}/reach", post(people::reach))
         .route("/accounts/{phone}/devices/{device}", delete(people::unlink))
         .route("/accounts/{phone}/groups", post(groups::create))
         .route("/accounts/{phone}/groups/{group}", post(groups::change))

@@ -227,6 +227,21 @@ pub(super) async fn typing(
     Ok(Json(json!({})))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reach {
+    reachable: bool,
+}
+
+pub(super) async fn reach(
+    State(control): State<Control>,
+    Path(phone): Path<String>,
+    Body(reach): Body<Reach>,
+) -> Answer {
+    control.account(&phone)?.set_reachable(reach.reachable);
+    Ok(Json(json!({})))
+}
+
 pub(super) async fn unlink(
     State(control): State<Control>,
     Path((phone, device)): Path<(String, u16)>,

@@ -29,13 +29,23 @@ pub(crate) enum Outgoing {
         node: Box<Node>,
         /// Ordered delay.
         not_before: Option<Instant>,
-        /// Let the next stanza overtake this one.
+        /// Let the next message overtake this one.
         overtaken: bool,
+        /// What to record at the moment the stanza leaves.
+        departure: Option<Box<Fact>>,
     },
     /// Say goodbye on the WebSocket and end the connection.
     Close,
     /// End the connection without a word.
     Drop,
+}
+
+/// How a letter leaves.
+pub(super) struct Departure {
+    /// Recorded when the letter leaves.
+    pub(super) fact: Fact,
+    /// Let the next message overtake this one.
+    pub(super) overtaken: bool,
 }
 
 pub(super) struct Connection {
@@ -200,17 +210,18 @@ impl Hub {
 
     /// Sends on one connection, subject to silence and delay.
     pub(super) fn transmit(&mut self, id: ConnectionId, node: Node) {
-        self.transmit_as(id, node, false);
+        self.put_on_wire(id, node, None, None);
     }
 
-    pub(super) fn transmit_as(&mut self, id: ConnectionId, node: Node, overtaken: bool) {
-        self.put_on_wire(id, node, None, overtaken);
+    /// Sends a letter; `departure` is recorded when it leaves.
+    pub(super) fn transmit_letter(&mut self, id: ConnectionId, node: Node, departure: Departure) {
+        self.put_on_wire(id, node, None, Some(departure));
     }
 
     /// Sends something that has to come from further away than this process: a phone's answer, or a
     /// server's second thought. Clients rely on the time that takes.
     pub(super) fn transmit_from_afar(&mut self, id: ConnectionId, node: Node) {
-        self.put_on_wire(id, node, Some(DISTANCE), false);
+        self.put_on_wire(id, node, Some(DISTANCE), None);
     }
 
     fn put_on_wire(
@@ -218,7 +229,7 @@ impl Hub {
         id: ConnectionId,
         node: Node,
         distance: Option<Duration>,
-        overtaken: bool,
+        departure: Option<Departure>,
     ) {
         let device = self.device_of(id);
         if self.is_silent(device, false) {
@@ -229,16 +240,34 @@ impl Hub {
             _ => None,
         });
         let delay = ordered.max(distance);
-        if let Some(connection) = self.connections.get(&id)
-            && !matches!(connection.state, State::Dead(_))
-        {
-            // A send error means that the socket task is ending; `closed` follows.
-            let _ = connection.tx.send(Outgoing::Stanza {
-                node: Box::new(node),
-                not_before: delay.map(|by| Instant::now() + by),
-                overtaken,
-            });
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        if matches!(connection.state, State::Dead(_)) {
+            return;
         }
+        let tx = connection.tx.clone();
+        let overtaken = departure.as_ref().is_some_and(|d| d.overtaken);
+        let mut departure = departure.map(|d| Box::new(d.fact));
+        // What goes at once is recorded here, in the order of the hub's decisions.
+        if delay.is_none()
+            && !overtaken
+            && let Some(fact) = departure.take()
+        {
+            self.record(*fact);
+        }
+        // A send error means that the socket task is ending; `closed` follows.
+        let _ = tx.send(Outgoing::Stanza {
+            node: Box::new(node),
+            not_before: delay.map(|by| Instant::now() + by),
+            overtaken,
+            departure,
+        });
+    }
+
+    /// A stanza that was held back leaves now.
+    pub(crate) fn departed(&mut self, fact: Fact) {
+        self.record(fact);
     }
 
     /// Sends a last stanza, if any, and closes.

@@ -3,8 +3,9 @@
 use wacore_binary::Node;
 use wacore_binary::builder::NodeBuilder;
 
-use super::connection::{ConnectionId, Phase, State};
+use super::connection::{ConnectionId, Departure, Phase, State};
 use super::mailbox::{Class, Letter};
+use super::people::Waiting;
 use super::{Hub, receipt_ids};
 use crate::directory::DeviceKey;
 use crate::faults::Fault;
@@ -18,6 +19,11 @@ impl Hub {
     /// Queues a stanza for a device and sends it if the device is there.
     pub(super) fn deliver(&mut self, to: DeviceKey, from: &str, class: Class, node: Node) {
         if to.is_phone() {
+            if let Some(waiting) = &mut self.people[to.account.0].waiting {
+                let from = from.to_owned();
+                waiting.push(Waiting { from, class, node });
+                return;
+            }
             let fact = delivered(class, &node, from, &self.label(to), 1, false);
             self.record(fact);
             self.errands.push_back((to.account, node));
@@ -182,8 +188,7 @@ impl Hub {
             node.attrs.insert("offline", attempt - 1);
         }
         let fact = delivered(class, &node, &from, &self.label(device), attempt, offline);
-        self.record(fact);
-        self.transmit_as(id, node, overtaken);
+        self.transmit_letter(id, node, Departure { fact, overtaken });
     }
 
     /// Uses up one occurrence of a condition without parameters.

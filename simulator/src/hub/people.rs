@@ -5,6 +5,7 @@ use wacore_binary::{Jid, Node};
 
 use super::Hub;
 use super::group::GroupError;
+use super::mailbox::Class;
 use super::network::View;
 use crate::directory::{Account, AccountId, Device, DeviceKey, KeyPool};
 use crate::ledger::Fact;
@@ -27,6 +28,15 @@ pub(super) struct Person {
     pub(super) available: bool,
     /// Whether the account lets no device in without its passkey.
     pub(super) passkey: bool,
+    /// What waits on the server while the phone is out of reach; `None` while it is within reach.
+    pub(super) waiting: Option<Vec<Waiting>>,
+}
+
+/// A stanza for a phone that is out of reach.
+pub(super) struct Waiting {
+    pub(super) from: String,
+    pub(super) class: Class,
+    pub(super) node: Node,
 }
 
 /// A person to create.
@@ -117,6 +127,7 @@ impl Hub {
             auto_reply: None,
             available: false,
             passkey: false,
+            waiting: None,
         });
         Ok(id)
     }
@@ -160,6 +171,18 @@ impl Hub {
         let (id, node) = sent?;
         self.on_stanza(DeviceKey::phone(from), &node);
         Ok(id)
+    }
+
+    /// Takes a phone out of the network's reach, or brings it back: then it gets what has waited.
+    pub(crate) fn set_reachable(&mut self, account: AccountId, reachable: bool) {
+        let waiting = &mut self.people[account.0].waiting;
+        if !reachable {
+            waiting.get_or_insert_default();
+            return;
+        }
+        for Waiting { from, class, node } in waiting.take().unwrap_or_default() {
+            self.deliver(DeviceKey::phone(account), &from, class, node);
+        }
     }
 
     pub(crate) fn lose_sessions(&mut self, account: AccountId) {

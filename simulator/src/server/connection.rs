@@ -9,7 +9,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -22,6 +22,7 @@ use wacore_binary::consts::WA_CONN_HEADER;
 use super::listener::Scheme;
 use crate::core::Core;
 use crate::hub::{Arrival, ConnectionId, Hub, Outgoing};
+use crate::ledger::Fact;
 use crate::noise::{Established, HelloOutcome, OpenError, Opener, Sealer, on_client_hello};
 
 /// The path official clients open.
@@ -111,7 +112,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let mut reading = std::pin::pin!(read(source, decoder, opener, &open));
     let farewell = tokio::select! {
         () = &mut reading => Farewell::None,
-        farewell = write(sink, sealer, outgoing) => farewell,
+        farewell = write(sink, sealer, outgoing, &open) => farewell,
     };
     if matches!(farewell, Farewell::Said) {
         let _ = timeout(GOODBYE, reading).await;
@@ -281,46 +282,58 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// A stanza on its way out.
+struct Parcel {
+    node: Box<Node>,
+    departure: Option<Box<Fact>>,
+}
+
 /// Sends what the hub orders, one stanza per WebSocket message.
 async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     mut sink: Sink<S>,
     mut sealer: Sealer,
     mut outgoing: UnboundedReceiver<Outgoing>,
+    open: &Open,
 ) -> Farewell {
-    let mut overtaken: Option<Box<Node>> = None;
+    // A message that waits to be overtaken, and until when.
+    let mut held: Option<(Parcel, Instant)> = None;
     loop {
-        let order = if overtaken.is_some() {
-            timeout(OVERTAKE, outgoing.recv()).await
-        } else {
-            Ok(outgoing.recv().await)
+        let order = match &held {
+            Some((_, until)) => timeout_at(*until, outgoing.recv()).await,
+            None => Ok(outgoing.recv().await),
         };
-        let sent = match order {
-            Err(_) => Ok(()),
+        let mut overtaken = None;
+        match order {
+            Err(_) => overtaken = held.take(),
             Ok(Some(Outgoing::Stanza {
                 node,
                 not_before,
-                overtaken: hold,
+                overtaken: waits,
+                departure,
             })) => {
                 if let Some(at) = not_before {
                     sleep_until(at).await;
                 }
-                if hold && overtaken.is_none() {
-                    overtaken = Some(node);
+                let parcel = Parcel { node, departure };
+                if waits && held.is_none() {
+                    held = Some((parcel, Instant::now() + OVERTAKE));
                     continue;
                 }
-                send(&mut sink, &mut sealer, &node).await
+                if parcel.node.tag == "message" {
+                    overtaken = held.take();
+                }
+                if send(&mut sink, &mut sealer, parcel, open).await.is_err() {
+                    return Farewell::None;
+                }
             }
             Ok(Some(Outgoing::Close)) => {
                 let _ = sink.close().await;
                 return Farewell::Said;
             }
             Ok(Some(Outgoing::Drop) | None) => return Farewell::None,
-        };
-        if sent.is_err() {
-            return Farewell::None;
         }
-        if let Some(node) = overtaken.take()
-            && send(&mut sink, &mut sealer, &node).await.is_err()
+        if let Some((parcel, _)) = overtaken
+            && send(&mut sink, &mut sealer, parcel, open).await.is_err()
         {
             return Farewell::None;
         }
@@ -330,11 +343,15 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     sink: &mut Sink<S>,
     sealer: &mut Sealer,
-    node: &Node,
+    Parcel { node, departure }: Parcel,
+    open: &Open,
 ) -> Result<(), ()> {
-    let frame = sealer.seal(node).map_err(|error| {
+    let frame = sealer.seal(&node).map_err(|error| {
         tracing::error!(%error, tag = %node.tag, "stanza not sent");
     })?;
+    if let Some(fact) = departure {
+        open.core.with(|hub| hub.departed(*fact));
+    }
     sink.send(Message::Binary(frame.into()))
         .await
         .map_err(|_| ())

@@ -97,6 +97,9 @@ fn refusal(failure: Option<&pb::MessageFailure>) -> String {
         "NOT_ON_WHATSAPP" => "the recipient is not on WhatsApp",
         "NOT_IN_GROUP" => "this number is not a member of the group",
         "RATE_LIMITED" => "WhatsApp limits how much this number may send now",
+        "ACCOUNT_CHANGED" => {
+            "it was accepted while another number was linked to this session, and goes out from no other"
+        }
         "SERVER_REFUSED" => "WhatsApp's server refused it",
         _ => "",
     };

@@ -88,6 +88,7 @@ impl Actor {
             config: fleet.config.outbound.clone(),
             clock: Arc::clone(&fleet.clock),
             store: self.store.clone(),
+            account: self.account.clone(),
             line: Arc::clone(&open.line),
             capabilities: self.parts.provider.capabilities(),
             pacer: fleet

@@ -16,6 +16,7 @@ use super::settle::{Settler, Verdict};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::MessageId;
 use crate::domain::message::{MessageState, OutboundMessage};
+use crate::domain::person::Person;
 use crate::provider::contract::{Capabilities, Line, SendError};
 use crate::session::holds::Holds;
 use crate::session::pacing::{Pace, Pacer, Reach};
@@ -62,6 +63,8 @@ pub(crate) struct SenderParts {
     pub(crate) config: OutboundConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: SessionStore,
+    /// The account that the line belongs to, if it is known.
+    pub(crate) account: Option<Person>,
     pub(crate) line: Arc<dyn Line>,
     pub(crate) capabilities: Capabilities,
     pub(crate) pacer: Pacer,
@@ -297,6 +300,12 @@ impl Sender {
         Ok(())
     }
 
+    /// Whether it was accepted while another number was linked: its recipient knows that one.
+    fn is_of_another_account(&self, message: &OutboundMessage) -> bool {
+        let accounts = message.from.as_ref().zip(self.parts.account.as_ref());
+        accounts.is_some_and(|(then, now)| then.differs_from(now))
+    }
+
     async fn put_on_wire(
         &mut self,
         mut entry: QueueEntry,
@@ -306,6 +315,16 @@ impl Sender {
         let kept_off = self.kept_off.contains_key(&entry.id);
         entry.state = MessageState::Sending;
         let now = self.parts.clock.now();
+        if self.is_of_another_account(&message) {
+            tracing::warn!("a message accepted for another account is not sent from this one");
+            if resend {
+                self.settler.unknown(&message).await?;
+            } else {
+                self.settler.fail(message.id, "ACCOUNT_CHANGED").await?;
+            }
+            self.backlog.done(entry.chat);
+            return Ok(());
+        }
         let hopeless = message.expire_at.is_some_and(|at| at <= now)
             || (!kept_off && message.attempts > self.parts.config.max_attempts)
             || !self.parts.capabilities.resend_is_idempotent;

@@ -6,6 +6,7 @@ use crate::domain::clock::Clock as _;
 use crate::domain::event::Payload;
 use crate::domain::ids::RequestId;
 use crate::domain::message::{Content, MessageState, Priority};
+use crate::domain::person::Person;
 use crate::domain::session::Cause;
 use crate::session::testing::*;
 use crate::session::{CancelError, SubmitError};
@@ -71,6 +72,39 @@ async fn repeating_a_request_wakes_the_sender() {
     assert!(again.replayed);
     assert_eq!(again.message.id, accepted.message.id);
     h.settled(&name, again.message.id, MessageState::Sent).await;
+}
+
+/// Linked anew with another number: its recipients have never heard of that one.
+#[tokio::test]
+async fn a_message_accepted_for_one_account_goes_out_from_no_other() {
+    let h = Harness::new(quick()).await;
+    let name = h.online("a").await;
+    h.supervisor.stop(&name).await.unwrap();
+    let link = async |account: Option<Person>| {
+        let sessions = h.workspace.sessions();
+        let edit = sessions.update(&name.session, None, |record| {
+            record.account.clone_from(&account);
+        });
+        edit.await.unwrap();
+    };
+    let other = Person {
+        phone: Some("+15559999999".into()),
+        ..Person::default()
+    };
+    link(Some(other)).await;
+    let foreign = h.submit(&name, "1", "from another number").await.message;
+    link(None).await;
+    let unlinked = h.submit(&name, "1", "from whoever is linked").await.message;
+    h.supervisor.start(&name).await.unwrap();
+    h.settled(&name, unlinked.id, MessageState::Sent).await;
+    let foreign = h.settled(&name, foreign.id, MessageState::Failed).await;
+    assert_eq!(foreign.failure.unwrap().reason, "ACCOUNT_CHANGED");
+    let own = h.submit(&name, "1", "from this one").await.message;
+    assert!(own.from.is_some());
+    h.settled(&name, own.id, MessageState::Sent).await;
+    let wire = h.world.peer(&name, |peer| peer.wire.clone());
+    let ids: Vec<_> = wire.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [unlinked.stanza_id, own.stanza_id]);
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ pub(in crate::store) struct MessageRow {
     pub(super) failure: Option<FailureRow>,
     #[prost(uint64, tag = "13")]
     pub(super) seq: u64,
+    #[prost(message, optional, tag = "14")]
+    pub(super) from: Option<PersonRow>,
 }
 first_version!(MessageRow, "message");
 
@@ -142,6 +144,7 @@ impl MessageRow {
         Ok(OutboundMessage {
             id,
             stanza_id: self.stanza_id,
+            from: self.from.map(Person::from),
             to: self.to.map(Person::from).unwrap_or_default(),
             content,
             encoded: self.encoded,
