@@ -16,6 +16,7 @@ mod send;
 mod serve;
 mod session;
 mod target;
+mod tls;
 mod token;
 mod trace;
 mod words;

@@ -55,6 +55,14 @@ pub(crate) enum SessionCommand {
         /// The session
         session: String,
     },
+    /// Log a session out and delete it with its credentials and messages; its events stay in the journal
+    Delete {
+        /// The session
+        session: String,
+        /// Leave the device in the phone's list of linked devices
+        #[arg(long)]
+        keep_link: bool,
+    },
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -128,6 +136,20 @@ impl SessionCommand {
                 let answer = daemon.sessions().logout_session(request).await?;
                 let session = answer.into_inner().session.unwrap_or_default();
                 report(context, &session, "logged out")
+            }
+            Self::Delete { session, keep_link } => {
+                let request = pb::DeleteSessionRequest {
+                    name: daemon.session_name(&session),
+                    request_id: request_id(),
+                    etag: String::new(),
+                    logout: !keep_link,
+                };
+                let name = request.name.clone();
+                daemon.sessions().delete_session(request).await?;
+                if context.output.is_json() {
+                    return context.output.json(&serde_json::json!({ "name": name }));
+                }
+                context.output.line(&format!("session {session} deleted"))
             }
         }
     }

@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::exit::{Exit, Failure};
+use super::tls::Tls;
 use super::{Context, words};
 use crate::pb;
 
@@ -33,10 +34,18 @@ pub(crate) struct TargetArgs {
     /// The operator's socket [env: `TRUNKLINE_SOCKET`] [default: the configured one, else the usual places]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The daemon's gRPC address, such as `http://127.0.0.1:7433`, instead of the socket
-    /// [env: `TRUNKLINE_ENDPOINT`]
+    /// The daemon's gRPC address, such as `http://127.0.0.1:7433` or `https://lines.example.org:7433`,
+    /// instead of the socket [env: `TRUNKLINE_ENDPOINT`]
     #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
     endpoint: Option<String>,
+    /// A PEM file with roots to trust for https, besides the public ones
+    #[arg(
+        long,
+        global = true,
+        env = "TRUNKLINE_CA_CERTIFICATE",
+        value_name = "FILE"
+    )]
+    ca_certificate: Option<PathBuf>,
     /// The bearer token for --endpoint
     #[arg(long, global = true, env = "TRUNKLINE_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -112,7 +121,7 @@ impl Daemon {
     pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
         let target = &context.target;
         let channel = match target.place(|name| std::env::var_os(name))? {
-            Place::Network(url) => over_network(&url).await?,
+            Place::Network(url) => over_network(&url, target.ca_certificate.as_deref()).await?,
             Place::Socket(path) => over_socket(&path).await?,
             Place::Usual => over_socket(&find_socket(context).await?).await?,
         };
@@ -227,22 +236,26 @@ pub(crate) fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-async fn over_network(url: &str) -> Result<Channel, Failure> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .ok()
-        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
-        .ok_or_else(|| {
-            Failure::new(
-                Exit::Usage,
-                format!(
-                    "--endpoint `{url}` is not an address; write it like http://127.0.0.1:7433"
-                ),
-            )
-        })?;
-    endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .connect()
-        .await
+async fn over_network(url: &str, ca_certificate: Option<&Path>) -> Result<Channel, Failure> {
+    let parsed = Endpoint::from_shared(url.to_owned()).ok();
+    let scheme = |endpoint: &Endpoint| endpoint.uri().scheme_str().map(str::to_owned);
+    let (endpoint, secure) = match parsed.map(|endpoint| (scheme(&endpoint), endpoint)) {
+        Some((Some(scheme), endpoint)) if scheme == "http" => (endpoint, false),
+        Some((Some(scheme), endpoint)) if scheme == "https" => (endpoint, true),
+        _ => {
+            let wrong = format!(
+                "--endpoint `{url}` is not an address; write it like http://127.0.0.1:7433 or https://lines.example.org:7433"
+            );
+            return Err(Failure::new(Exit::Usage, wrong));
+        }
+    };
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
+    let connected = if secure {
+        Tls::new(ca_certificate)?.connect(endpoint).await
+    } else {
+        endpoint.connect().await
+    };
+    connected
         .map_err(|error| {
             Failure::new(
                 Exit::Unreachable,
@@ -350,6 +363,7 @@ mod tests {
         let target = TargetArgs {
             endpoint: typed[0].map(str::to_owned),
             socket: typed[1].map(PathBuf::from),
+            ca_certificate: None,
             token: None,
             workspace: None,
         };

@@ -36,6 +36,13 @@ impl Daemon {
         Self { home, child: None }
     }
 
+    /// Rewrites the configuration; for a daemon that does not run yet.
+    pub(crate) fn change_config(&self, change: impl FnOnce(&str) -> String) {
+        let path = self.home.path().join("trunkline.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, change(&text)).unwrap();
+    }
+
     /// The command line `trunkline` for this daemon, without a subcommand.
     pub(crate) fn trunkline(&self) -> std::process::Command {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_trunkline"));

@@ -7,6 +7,7 @@
 
 pub(crate) mod core;
 pub(crate) mod daemon;
+pub(crate) mod http;
 pub(crate) mod log;
 
 use std::time::Duration;
