@@ -70,7 +70,7 @@ async fn snapshots_come_over_https_and_after_a_kill_the_differences_are_journale
 
     let root = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(root.path(), simulator.tls_root_pem()).unwrap();
-    let trust = format!("tls_root = {:?}\n", root.path());
+    let trust = format!("tls_root = \"{}\"\n", root.path().display());
     let mut daemon = Daemon::prepare(&simulator.ws_url(), &trust);
     daemon.start().await;
     let channel = daemon.channel().await.unwrap();

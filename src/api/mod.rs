@@ -14,6 +14,7 @@ mod fields;
 mod gate;
 pub mod json;
 mod layer;
+mod media;
 mod messages;
 mod names;
 mod once;

@@ -29,6 +29,15 @@ pub(super) struct MessageName {
     pub(super) message: MessageId,
 }
 
+/// A file that came with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MediaName {
+    /// The session it came to.
+    pub(super) session: SessionName,
+    /// Where its event lies in the journal.
+    pub(super) revision: u64,
+}
+
 /// A subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SubscriptionName {
@@ -73,6 +82,35 @@ impl MessageName {
             SessionName::from_name(field, session).map_err(|_| not_name(field, PATTERN, name))?;
         let message = in_field(field, message.parse())?;
         Ok(Self { session, message })
+    }
+}
+
+impl MediaName {
+    /// Parses `workspaces/{workspace}/sessions/{session}/media/{media}`.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        const PATTERN: &str = "workspaces/{workspace}/sessions/{session}/media/{media}";
+        let wrong = || not_name(field, PATTERN, name);
+        let (session, revision) = name.rsplit_once("/media/").ok_or_else(wrong)?;
+        Ok(Self {
+            session: SessionName::from_name(field, session).map_err(|_| wrong())?,
+            revision: revision.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+impl fmt::Display for MediaName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/media/{}", self.session, self.revision)
+    }
+}
+
+impl Named for MediaName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.session.workspace
+    }
+
+    fn session(&self) -> Option<&SessionId> {
+        Some(&self.session.session)
     }
 }
 
@@ -197,6 +235,8 @@ mod tests {
             MessageName::parse("name", message).unwrap().to_string(),
             message
         );
+        let media = "workspaces/w/sessions/s/media/7";
+        assert_eq!(MediaName::parse("name", media).unwrap().to_string(), media);
         let subscription = "workspaces/w/subscriptions/default";
         assert_eq!(
             SubscriptionName::parse("name", subscription)

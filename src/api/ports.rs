@@ -1,6 +1,7 @@
 //! What the API needs from the session layer, and nothing more.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::status::ApiError;
@@ -141,6 +142,13 @@ pub trait Sessions: Send + Sync + std::fmt::Debug {
         session: &SessionStore,
         submission: Submission,
     ) -> Result<Enqueued, ApiError>;
+
+    /// Fetches the file of a message that arrived, by what its description holds: its bytes, in order.
+    async fn fetch(
+        &self,
+        session: &SessionName,
+        raw: &[u8],
+    ) -> Result<mpsc::Receiver<Bytes>, ApiError>;
 
     /// Takes back a message that is still QUEUED.
     async fn cancel(

@@ -27,6 +27,7 @@ use super::events::Events;
 use super::gate::{Gate, Listener};
 use super::json::{Front, Gateway};
 use super::layer::Around;
+use super::media::MediaApi;
 use super::messages::Messages;
 use super::once::Once;
 use super::ports::Sessions;
@@ -39,6 +40,7 @@ use crate::delivery::{Hub, WINDOW};
 use crate::domain::clock::Clock;
 use crate::pb::FILE_DESCRIPTOR_SET;
 use crate::pb::event_service_server::EventServiceServer;
+use crate::pb::media_service_server::MediaServiceServer;
 use crate::pb::message_service_server::MessageServiceServer;
 use crate::pb::session_service_server::SessionServiceServer;
 use crate::pb::subscription_service_server::SubscriptionServiceServer;
@@ -148,11 +150,12 @@ impl std::fmt::Debug for Health {
 }
 
 /// The names health is asked for: each service, and "" for the daemon.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "",
     WorkspaceServiceServer::<Workspaces>::NAME,
     SessionServiceServer::<SessionsApi>::NAME,
     MessageServiceServer::<Messages>::NAME,
+    MediaServiceServer::<MediaApi>::NAME,
     EventServiceServer::<Events>::NAME,
     SubscriptionServiceServer::<Subscriptions>::NAME,
     TokenServiceServer::<TokensApi>::NAME,
@@ -380,6 +383,7 @@ fn routes(
         Arc::clone(sessions),
         Arc::clone(clock),
     );
+    let media = MediaApi::new(gate.clone(), Arc::clone(sessions), stop.clone());
     let events = Events::new(
         gate.clone(),
         hub.clone(),
@@ -394,6 +398,7 @@ fn routes(
             SessionServiceServer::new(session_service).max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(MessageServiceServer::new(messages).max_decoding_message_size(MAX_REQUEST))
+        .add_service(MediaServiceServer::new(media).max_decoding_message_size(MAX_REQUEST))
         .add_service(EventServiceServer::new(events).max_decoding_message_size(MAX_REQUEST))
         .add_service(
             SubscriptionServiceServer::new(subscriptions).max_decoding_message_size(MAX_REQUEST),

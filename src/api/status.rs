@@ -43,7 +43,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::UnsupportedContent => Code::InvalidArgument,
         Reason::TokenMissing | Reason::TokenInvalid => Code::Unauthenticated,
         Reason::AdministratorRequired => Code::PermissionDenied,
-        Reason::ResourceNotFound => Code::NotFound,
+        Reason::ResourceNotFound | Reason::MediaGone => Code::NotFound,
         Reason::ResourceAlreadyExists | Reason::IdempotencyConflict => Code::AlreadyExists,
         Reason::EtagMismatch => Code::Aborted,
         Reason::IllegalTransition
@@ -60,9 +60,13 @@ pub fn code(reason: Reason) -> Code {
         Reason::MessageTooLarge | Reason::QuotaExceeded | Reason::TooManyStreams => {
             Code::ResourceExhausted
         }
-        Reason::Draining | Reason::StoreBusy | Reason::SessionBusy => Code::Unavailable,
+        Reason::Draining
+        | Reason::StoreBusy
+        | Reason::SessionBusy
+        | Reason::SessionOffline
+        | Reason::MediaUnavailable => Code::Unavailable,
         Reason::Unspecified | Reason::Internal => Code::Internal,
-        Reason::RecordDamaged => Code::DataLoss,
+        Reason::RecordDamaged | Reason::MediaDamaged => Code::DataLoss,
         Reason::MethodUnknown => Code::Unimplemented,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
     }

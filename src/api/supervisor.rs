@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::faults;
@@ -14,7 +15,7 @@ use crate::domain::ids::{MessageId, SessionName, WorkspaceId};
 use crate::domain::message::OutboundMessage;
 use crate::domain::session::Login;
 use crate::session::{
-    self, CancelError, CommandError, CreateSessionError, DeleteSessionError, Illegal,
+    self, CancelError, CommandError, CreateSessionError, DeleteSessionError, FetchError, Illegal,
     PacingRefused, PairMode, PairingUpdate, SubmitError, Supervisor, Verb,
 };
 use crate::store::{
@@ -26,6 +27,9 @@ const STEPS: usize = 8;
 
 /// How long to wait for a session that is busy.
 const BUSY: Duration = Duration::from_millis(500);
+
+/// When to ask again for a file that cannot be fetched now.
+const OFFLINE: Duration = Duration::from_secs(5);
 
 /// How long a logout may take before a deletion goes on without it.
 const UNLINK: Duration = Duration::from_secs(30);
@@ -228,6 +232,30 @@ impl Sessions for Supervised {
             SubmitError::Enqueue(error) => error.into(),
             SubmitError::Stopping => faults::draining(),
             SubmitError::Store(error) => error.into(),
+        })
+    }
+
+    async fn fetch(
+        &self,
+        session: &SessionName,
+        raw: &[u8],
+    ) -> Result<mpsc::Receiver<Bytes>, ApiError> {
+        let fetched = self.supervisor.fetch(session, raw).await;
+        fetched.map_err(|error| match error {
+            FetchError::NotConnected => {
+                let said = format!("{session} is not online");
+                ApiError::new(Reason::SessionOffline, said).retry_after(OFFLINE)
+            }
+            FetchError::Temporary(_) => {
+                ApiError::new(Reason::MediaUnavailable, error.to_string()).retry_after(OFFLINE)
+            }
+            FetchError::Gone | FetchError::NoFile => {
+                ApiError::new(Reason::MediaGone, error.to_string())
+            }
+            FetchError::TooLarge { .. } => {
+                ApiError::new(Reason::MessageTooLarge, error.to_string())
+            }
+            FetchError::Damaged(_) => ApiError::new(Reason::MediaDamaged, error.to_string()),
         })
     }
 

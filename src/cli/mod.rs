@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 pub mod exit;
 mod json;
+mod media;
 mod output;
 mod pair;
 mod refusal;
@@ -85,6 +86,9 @@ enum Command {
     Session(session::SessionCommand),
     Send(send::SendCommand),
     Events(events::EventsCommand),
+    /// Fetch the files in messages
+    #[command(subcommand)]
+    Media(media::MediaCommand),
     /// List and create workspaces
     #[command(subcommand)]
     Workspace(workspace::WorkspaceCommand),
@@ -156,6 +160,7 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Session(command) => client(command.run(context)),
         Command::Send(command) => client(command.run(context)),
         Command::Events(command) => client(command.run(context)),
+        Command::Media(command) => client(command.run(context)),
         Command::Workspace(command) => client(command.run(context)),
         Command::Token(command) => client(command.run(context)),
         Command::Trace(command) => client(command.run(context)),

@@ -206,6 +206,11 @@ impl Daemon {
         pb::message_service_client::MessageServiceClient::new(self.channel.clone())
     }
 
+    /// The files in messages.
+    pub(crate) fn media(&self) -> pb::media_service_client::MediaServiceClient<Authorized> {
+        pb::media_service_client::MediaServiceClient::new(self.channel.clone())
+    }
+
     /// The journal.
     pub(crate) fn events(&self) -> pb::event_service_client::EventServiceClient<Authorized> {
         pb::event_service_client::EventServiceClient::new(self.channel.clone())

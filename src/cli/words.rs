@@ -140,9 +140,21 @@ pub(crate) fn content(content: Option<&pb::Content>) -> String {
             format!("edited {}: {}", edit.target_stanza_id, edit.text)
         }
         Some(Content::Revoke(revoke)) => format!("deleted {}", revoke.target_stanza_id),
+        Some(Content::Media(media)) => file(media),
         Some(Content::Other(other)) => format!("[{}]", other.type_name),
         None => "[empty]".to_owned(),
     }
+}
+
+/// A file: what it is, its size, and what was said of it.
+fn file(media: &pb::MediaContent) -> String {
+    let kind = short(media.kind().as_str_name(), "MEDIA_KIND_").to_lowercase();
+    let mut text = format!("[{kind}, {} bytes]", media.size);
+    for said in [&media.file_name, &media.caption].into_iter().flatten() {
+        text.push(' ');
+        text.push_str(said);
+    }
+    text
 }
 
 /// Text from strangers, without line breaks and without characters that steer terminals.

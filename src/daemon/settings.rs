@@ -17,6 +17,7 @@ pub(super) fn multidevice(config: &Config) -> Result<MultideviceConfig, BindErro
         endpoint: section.endpoint.clone(),
         device_name: section.device_name.clone(),
         history: section.history,
+        scratch: config.state_dir.clone(),
         login_timeout: config.session.login_timeout,
         silence: config.stall.silence,
         probe_patience: config.stall.patience,

@@ -218,7 +218,9 @@ impl Payload {
                 Content::Reaction { .. } => EventType::Reaction,
                 Content::Edit { .. } => EventType::Edit,
                 Content::Revoke { .. } => EventType::Revoke,
-                Content::Text { .. } | Content::Other { .. } => EventType::Message,
+                Content::Text { .. } | Content::Media { .. } | Content::Other { .. } => {
+                    EventType::Message
+                }
             },
             Self::MessageStatus { .. } => EventType::MessageStatus,
             Self::Receipt { .. } => EventType::Receipt,

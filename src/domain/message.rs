@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::ids::MessageId;
+use super::media::Media;
 use super::person::Person;
 
 /// Longest text WhatsApp clients send, in characters.
@@ -37,9 +38,14 @@ pub enum Content {
         /// Stanza id of the message revoked.
         target: String,
     },
+    /// A file.
+    Media {
+        /// What its message says of it.
+        media: Box<Media>,
+    },
     /// Anything else, kept whole so that nothing is lost: the provider's own encoding.
     Other {
-        /// The provider's name for it, such as `imageMessage`.
+        /// The provider's name for it, such as `locationMessage`.
         type_name: String,
         /// The provider's encoding (for WhatsApp multi-device: protobuf `Message`).
         #[serde(with = "base64_bytes")]

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod event;
 pub mod ids;
+pub mod media;
 pub mod message;
 pub mod person;
 pub mod phone;

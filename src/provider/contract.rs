@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::clock::Timestamp;
@@ -149,6 +151,13 @@ pub trait Line: Send + Sync {
         stanza_ids: &[String],
     ) -> Result<(), SendError>;
 
+    /// Fetches the file of a message, by what [`crate::domain::media::Media::raw`] holds. All of it has
+    /// been checked when this returns.
+    ///
+    /// # Errors
+    /// [`FetchError`] says whether to try again.
+    async fn fetch(&self, raw: &[u8]) -> Result<Fetched, FetchError>;
+
     /// The signs of life seen so far on this connection.
     fn traffic(&self) -> Traffic;
 
@@ -172,6 +181,41 @@ pub enum SendError {
     #[error("message refused before the wire: {0}")]
     Refused(String),
     /// Something passing (a query timed out): retry after a pause.
+    #[error("temporarily impossible: {0}")]
+    Temporary(String),
+}
+
+/// A file on its way to whoever asked for it.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its bytes, in order. When they end before `size`, the rest could not be read.
+    pub chunks: mpsc::Receiver<Bytes>,
+}
+
+/// Why a file was not fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FetchError {
+    /// Not connected: retry once the session is online.
+    #[error("not connected")]
+    NotConnected,
+    /// The message carries no file.
+    #[error("the message carries no file")]
+    NoFile,
+    /// The provider does not have it any more: never there again, unless it is sent again.
+    #[error("the provider does not have the file any more")]
+    Gone,
+    /// It is longer than this provider allows.
+    #[error("the file is longer than {most} bytes")]
+    TooLarge {
+        /// The longest file, in bytes.
+        most: u64,
+    },
+    /// It is not what the message says.
+    #[error("the file is damaged: {0}")]
+    Damaged(String),
+    /// Something passing: retry after a pause.
     #[error("temporarily impossible: {0}")]
     Temporary(String),
 }

@@ -9,7 +9,7 @@ use super::state::{Illegal, PairMode};
 use super::status::SessionStatus;
 use crate::domain::clock::Timestamp;
 use crate::domain::person::Person;
-use crate::provider::contract::SendError;
+use crate::provider::contract::{FetchError, Fetched, SendError};
 use crate::store::StoreError;
 
 /// A state change somebody asks for.
@@ -107,6 +107,10 @@ pub(super) enum Message {
         sender: Box<Person>,
         stanza_ids: Arc<[String]>,
         reply: oneshot::Sender<Result<(), SendError>>,
+    },
+    Fetch {
+        raw: Arc<[u8]>,
+        reply: oneshot::Sender<Result<Fetched, FetchError>>,
     },
     /// End in good order; credentials and wishes stay.
     Shutdown(oneshot::Sender<()>),

@@ -42,6 +42,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use crate::provider::contract::FetchError;
 pub use config::{ConfigProblem, SessionConfig};
 pub use holds::Holds;
 pub use mailbox::{CommandError, PairingUpdate, Verb};

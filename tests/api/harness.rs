@@ -19,6 +19,7 @@ use trunkline::api::status::{ApiError, Reason};
 use trunkline::domain::clock::{Clock, Entropy, ManualClock, SystemClock, Timestamp};
 use trunkline::domain::event::{DedupKey, NewEvent, Payload};
 use trunkline::domain::ids::{MessageId, SessionId, SessionName, WorkspaceId};
+use trunkline::domain::media::{Media, MediaKind, Sha256};
 use trunkline::domain::message::{Content, InboundMessage, MessageState, OutboundMessage};
 use trunkline::domain::person::Person;
 use trunkline::domain::session::{Connection, Desired, Traffic};
@@ -194,6 +195,20 @@ impl Sessions for Obedient {
         Ok(session.outbox().enqueue(new).await?)
     }
 
+    async fn fetch(
+        &self,
+        _session: &SessionName,
+        raw: &[u8],
+    ) -> Result<mpsc::Receiver<bytes::Bytes>, ApiError> {
+        let (sender, chunks) = mpsc::channel(2);
+        let (one, other) = raw.split_at(raw.len() / 2);
+        for part in [one, other] {
+            let part = bytes::Bytes::copy_from_slice(part);
+            sender.try_send(part).unwrap();
+        }
+        Ok(chunks)
+    }
+
     async fn cancel(
         &self,
         session: &SessionStore,
@@ -237,6 +252,7 @@ pub(crate) struct Client {
     pub(crate) workspaces: pb::workspace_service_client::WorkspaceServiceClient<Wire>,
     pub(crate) sessions: pb::session_service_client::SessionServiceClient<Wire>,
     pub(crate) messages: pb::message_service_client::MessageServiceClient<Wire>,
+    pub(crate) media: pb::media_service_client::MediaServiceClient<Wire>,
     pub(crate) events: pb::event_service_client::EventServiceClient<Wire>,
     pub(crate) subscriptions: pb::subscription_service_client::SubscriptionServiceClient<Wire>,
     pub(crate) tokens: pb::token_service_client::TokenServiceClient<Wire>,
@@ -254,6 +270,7 @@ impl Client {
             workspaces: client!(workspace_service_client, WorkspaceServiceClient),
             sessions: client!(session_service_client, SessionServiceClient),
             messages: client!(message_service_client, MessageServiceClient),
+            media: client!(media_service_client, MediaServiceClient),
             events: client!(event_service_client, EventServiceClient),
             subscriptions: client!(subscription_service_client, SubscriptionServiceClient),
             tokens: client!(token_service_client, TokenServiceClient),
@@ -354,6 +371,42 @@ pub(crate) async fn create_session(
 
 /// Journals a message from `chat`.
 pub(crate) async fn arrive(session: &SessionStore, chat: &str, stanza_id: &str, at: Timestamp) {
+    let text = Content::Text {
+        text: format!("text of {stanza_id}"),
+    };
+    arrive_saying(session, chat, stanza_id, at, text).await;
+}
+
+/// Journals a file from `chat`: as the session layer of these tests has it, `raw` is the file itself.
+/// Returns the event's revision.
+pub(crate) async fn arrive_with_file(session: &SessionStore, chat: &str, raw: &[u8]) -> u64 {
+    let media = Media {
+        kind: MediaKind::Document,
+        mime_type: "text/plain".to_owned(),
+        size: raw.len() as u64,
+        sha256: Sha256([7; 32]),
+        caption: Some("read this".to_owned()),
+        file_name: Some("notes.txt".to_owned()),
+        seconds: Some(3),
+        width: None,
+        height: Some(2),
+        raw: raw.to_vec(),
+    };
+    let content = Content::Media {
+        media: Box::new(media),
+    };
+    arrive_saying(session, chat, "file", Timestamp(1), content).await;
+    let journal = session.workspace().journal();
+    journal.size().await.unwrap().newest
+}
+
+async fn arrive_saying(
+    session: &SessionStore,
+    chat: &str,
+    stanza_id: &str,
+    at: Timestamp,
+    content: Content,
+) {
     let person = Person {
         lid: Some(format!("{chat}@lid")),
         ..Person::default()
@@ -365,9 +418,7 @@ pub(crate) async fn arrive(session: &SessionStore, chat: &str, stanza_id: &str, 
         stanza_id: stanza_id.to_owned(),
         sent_at: at,
         push_name: None,
-        content: Content::Text {
-            text: format!("text of {stanza_id}"),
-        },
+        content,
         quoted: None,
     };
     let event = NewEvent {

@@ -9,7 +9,7 @@ use tokio_stream::StreamExt as _;
 use trunkline::api::server::MAX_REQUEST;
 use trunkline::domain::clock::Timestamp;
 
-use crate::harness::{World, arrive, fresh, soon};
+use crate::harness::{World, arrive, arrive_with_file, fresh, soon};
 
 /// One answer, read to its end.
 struct Answer {
@@ -62,6 +62,42 @@ async fn event(
         let chunk = soon(stream.next()).await.expect("more events").unwrap();
         text.push_str(std::str::from_utf8(&chunk).unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_file_comes_as_it_is_to_whoever_asks_for_bytes() {
+    let world = World::new().await;
+    let session = world.session("main").await;
+    let revision = arrive_with_file(&session, "bob", b"the whole file").await;
+    let path = format!("/v1/workspaces/default/sessions/main/media/{revision}:download");
+    let plain = |path: &str| {
+        let request = Request::get(path).header("accept", "application/octet-stream");
+        open(&world, request.body(Body::empty()).unwrap())
+    };
+    let answer = plain(&path).await;
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("content-type"), "application/octet-stream");
+    assert_eq!(header("content-length"), "14");
+    assert_eq!(header("x-content-type-options"), "nosniff");
+    let body = soon(axum::body::to_bytes(answer.into_body(), 100)).await;
+    assert_eq!(body.unwrap(), "the whole file");
+
+    let missing = plain("/v1/workspaces/default/sessions/main/media/9:download").await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+
+    let request = Request::get(&path).body(Body::empty()).unwrap();
+    let mut stream = open(&world, request).await.into_body().into_data_stream();
+    let mut text = String::new();
+    let (_, name, data) = event(&mut stream, &mut text).await;
+    assert_eq!(
+        (name.as_str(), &data["info"]["size"]),
+        ("info", &json!("14"))
+    );
+    let (_, name, data) = event(&mut stream, &mut text).await;
+    assert_eq!(
+        (name.as_str(), &data["chunk"]),
+        ("chunk", &json!("dGhlIHdobw=="))
+    );
 }
 
 #[tokio::test]

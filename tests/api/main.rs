@@ -12,6 +12,7 @@ mod contract;
 mod harness;
 mod json;
 mod listing;
+mod media;
 mod messages;
 mod pull;
 mod requests;

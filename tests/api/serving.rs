@@ -23,10 +23,11 @@ use trunkline::store::memory::MemoryEngine;
 
 use crate::harness::{Client, World, check, create_session, fresh, soon};
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "trunkline.v1.WorkspaceService",
     "trunkline.v1.SessionService",
     "trunkline.v1.MessageService",
+    "trunkline.v1.MediaService",
     "trunkline.v1.EventService",
     "trunkline.v1.SubscriptionService",
     "trunkline.v1.TokenService",

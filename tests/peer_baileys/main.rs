@@ -19,5 +19,6 @@ mod support;
 mod world;
 
 mod held_number;
+mod media;
 mod phones;
 mod sessions;

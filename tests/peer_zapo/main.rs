@@ -20,4 +20,5 @@ mod world;
 
 mod held_number;
 mod linking;
+mod media;
 mod phones;

@@ -1,5 +1,6 @@
 // The line protocol of README.md: commands in on stdin, replies and events out on stdout.
 
+import { createHash } from 'node:crypto'
 import { createInterface } from 'node:readline'
 
 /** Keeps stdout for the protocol: what libraries print goes to stderr. */
@@ -41,6 +42,9 @@ export const serve = commands => {
 
 	emit('ready', {})
 }
+
+/** What a file is known by: length and SHA-256 in hex. */
+export const digest = data => ({ size: data.length, sha256: createHash('sha256').update(data).digest('hex') })
 
 /** 32 bytes from hex; anything else is refused by name. */
 export const rootKey = rootKeyHex => {

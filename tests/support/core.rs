@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use trunkline::pb;
 use trunkline::pb::event_service_client::EventServiceClient;
+use trunkline::pb::media_service_client::MediaServiceClient;
 use trunkline::pb::message_service_client::MessageServiceClient;
 use trunkline::pb::pair_session_response::Step;
 use trunkline::pb::session_service_client::SessionServiceClient;
@@ -224,4 +225,24 @@ pub(crate) fn arrivals(journal: &[pb::Event]) -> BTreeMap<String, BTreeSet<Strin
         }
     }
     arrivals
+}
+
+/// Fetches a file: its description and its bytes.
+pub(crate) async fn download(
+    channel: &Channel,
+    name: &str,
+) -> Result<(pb::MediaContent, Vec<u8>), Status> {
+    use pb::download_media_response::Frame;
+    let request = pb::DownloadMediaRequest { name: name.into() };
+    let mut media = MediaServiceClient::new(channel.clone());
+    let mut frames = media.download_media(request).await?.into_inner();
+    let (mut info, mut data) = (pb::MediaContent::default(), Vec::new());
+    while let Some(frame) = frames.message().await? {
+        match frame.frame {
+            Some(Frame::Info(said)) => info = said,
+            Some(Frame::Chunk(chunk)) => data.extend(chunk),
+            None => {}
+        }
+    }
+    Ok((info, data))
 }

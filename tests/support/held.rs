@@ -164,6 +164,15 @@ impl Inbox {
         text_of(&event).unwrap().0.clone()
     }
 
+    /// The file with this caption that arrived.
+    pub(crate) async fn file(&mut self, caption: &str) -> pb::MediaContent {
+        let wanted = |event: &pb::Event| {
+            file_of(event).is_some_and(|file| file.caption.as_deref() == Some(caption))
+        };
+        let event = self.event(caption, wanted).await;
+        file_of(&event).unwrap().clone()
+    }
+
     /// Waits for an event that says that this message reached this state. One that is further on
     /// will do: a receipt may overtake the server's ack, and states never go back.
     pub(crate) async fn status(&mut self, message: &pb::Message, state: pb::MessageState) {
@@ -190,6 +199,17 @@ fn text_of(event: &pb::Event) -> Option<(&pb::MessageEvent, &str)> {
     };
     match message.content.as_ref()?.content.as_ref()? {
         pb::content::Content::Text(text) => Some((message, &text.text)),
+        _ => None,
+    }
+}
+
+/// The file of a message, when the event is that of one.
+fn file_of(event: &pb::Event) -> Option<&pb::MediaContent> {
+    let Some(pb::event::Payload::Message(message)) = &event.payload else {
+        return None;
+    };
+    match message.content.as_ref()?.content.as_ref()? {
+        pb::content::Content::Media(file) => Some(file),
         _ => None,
     }
 }

@@ -32,6 +32,10 @@ impl Peer {
     ///
     /// # Panics
     /// When node or the packages are missing, with the line that mends it.
+    #[allow(
+        dead_code,
+        reason = "not every test has a client that trusts no media host"
+    )]
     pub(crate) async fn spawn(folder: &str, name: &str) -> Self {
         Self::spawn_trusting(folder, name, None).await
     }

@@ -5,8 +5,11 @@
     reason = "each test binary takes what it needs from this module"
 )]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -51,9 +54,18 @@ impl World {
         hex::encode(self.simulator.root_public_key())
     }
 
+    /// A file with the root certificate of the media host.
+    pub(crate) fn tls_root(&self) -> PathBuf {
+        let path = self.files.path().join("root.pem");
+        std::fs::write(&path, self.simulator.tls_root_pem()).unwrap();
+        path
+    }
+
     /// A client of this kind that connects with the credentials kept under `name`, if there are any.
     pub(crate) async fn peer(&self, kind: &str, name: &str) -> Peer {
-        let mut peer = Peer::spawn(kind, name).await;
+        // Media comes over TLS, under the simulator's root.
+        let root = self.tls_root();
+        let mut peer = Peer::spawn_trusting(kind, name, Some(&root)).await;
         let url = self.simulator.ws_url();
         peer.start(&url, &self.root_key(), self.files.path()).await;
         peer
@@ -165,6 +177,22 @@ impl World {
 
 pub(crate) fn jid(phone: &str) -> String {
     format!("{phone}@s.whatsapp.net")
+}
+
+/// Bytes that stand for a photo; no client looks into them.
+pub(crate) fn photo(seed: u32) -> Vec<u8> {
+    (0..50_000_u32)
+        .flat_map(|n| {
+            n.wrapping_mul(2_654_435_761)
+                .wrapping_add(seed)
+                .to_le_bytes()
+        })
+        .collect()
+}
+
+/// The picture as a harness is told to send it.
+pub(crate) fn image_to(phone: &str, data: &[u8], caption: &str) -> Value {
+    json!({ "jid": jid(phone), "data": BASE64_STANDARD.encode(data), "caption": caption })
 }
 
 pub(crate) fn is_text(text: &str) -> impl Fn(&Value) -> bool {

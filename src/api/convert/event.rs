@@ -23,7 +23,7 @@ pub(in crate::api) fn event(workspace: &WorkspaceId, event: Event) -> pb::Event 
         ordering_key: event.ordering_key,
         time: Some(moment(event.at)),
         r#type: event_type(event.payload.event_type()).into(),
-        payload: Some(payload(&session, event.payload)),
+        payload: Some(payload(&session, event.revision, event.payload)),
         session,
     }
 }
@@ -89,10 +89,11 @@ pub(in crate::api) fn read_event_types(
 }
 
 #[allow(clippy::too_many_lines, reason = "one arm for each payload")]
-fn payload(session: &str, payload: Payload) -> Shown {
+fn payload(session: &str, revision: u64, payload: Payload) -> Shown {
     match payload {
         Payload::Message { message, recovers } => {
-            Shown::Message(inbound_message(message, recovers))
+            let media = format!("{session}/media/{revision}");
+            Shown::Message(inbound_message(message, recovers, media))
         }
         Payload::MessageStatus {
             message_id,
@@ -208,7 +209,11 @@ fn payload(session: &str, payload: Payload) -> Shown {
     }
 }
 
-fn inbound_message(message: InboundMessage, recovers: Option<EventId>) -> pb::MessageEvent {
+fn inbound_message(
+    message: InboundMessage,
+    recovers: Option<EventId>,
+    media: String,
+) -> pb::MessageEvent {
     pb::MessageEvent {
         chat: Some(person(&message.chat)),
         sender: Some(person(&message.sender)),
@@ -216,7 +221,7 @@ fn inbound_message(message: InboundMessage, recovers: Option<EventId>) -> pb::Me
         stanza_id: message.stanza_id,
         send_time: Some(moment(message.sent_at)),
         push_name: message.push_name,
-        content: Some(content(&message.content)),
+        content: Some(content(&message.content, media)),
         quoted_stanza_id: message.quoted,
         recovers_event_id: recovers.map(|id| id.to_string()),
     }

@@ -3,6 +3,7 @@
 use super::{moment, person};
 use crate::api::status::ApiError;
 use crate::domain::ids::SessionName;
+use crate::domain::media::{Media, MediaKind};
 use crate::domain::message::{Content, FailureReason, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::domain::phone;
@@ -16,7 +17,7 @@ pub(in crate::api) fn message(session: &SessionName, message: &OutboundMessage) 
     pb::Message {
         name: format!("{session}/messages/{}", message.id),
         to: Some(person(&message.to)),
-        content: Some(content(&message.content)),
+        content: Some(content(&message.content, String::new())),
         state: state(message.state).into(),
         priority: priority(message.priority).into(),
         stanza_id: message.stanza_id.clone(),
@@ -180,8 +181,35 @@ fn read_jid(field: &'static str, jid: String) -> Result<Person, ApiError> {
     Ok(person)
 }
 
-/// What a message says.
-pub(in crate::api) fn content(content: &Content) -> pb::Content {
+/// A file, to be fetched under `name`.
+pub(in crate::api) fn media(media: &Media, name: String) -> pb::MediaContent {
+    let kind = match media.kind {
+        MediaKind::Image => pb::MediaKind::Image,
+        MediaKind::Video => pb::MediaKind::Video,
+        MediaKind::Audio => pb::MediaKind::Audio,
+        MediaKind::Voice => pb::MediaKind::Voice,
+        MediaKind::Document => pb::MediaKind::Document,
+        MediaKind::Sticker => pb::MediaKind::Sticker,
+    };
+    pb::MediaContent {
+        name,
+        kind: kind.into(),
+        mime_type: media.mime_type.clone(),
+        size: media.size,
+        sha256: media.sha256.to_string(),
+        caption: media.caption.clone(),
+        file_name: media.file_name.clone(),
+        duration: media.seconds.map(|seconds| prost_types::Duration {
+            seconds: seconds.into(),
+            nanos: 0,
+        }),
+        width: media.width,
+        height: media.height,
+    }
+}
+
+/// What a message says; a file in it is fetched under the name `file`.
+pub(in crate::api) fn content(content: &Content, file: String) -> pb::Content {
     let kind = match content {
         Content::Text { text } => Kind::Text(pb::TextContent { text: text.clone() }),
         Content::Reaction { target, emoji } => Kind::Reaction(pb::ReactionContent {
@@ -195,6 +223,7 @@ pub(in crate::api) fn content(content: &Content) -> pb::Content {
         Content::Revoke { target } => Kind::Revoke(pb::RevokeContent {
             target_stanza_id: target.clone(),
         }),
+        Content::Media { media: it } => Kind::Media(media(it, file)),
         Content::Other { type_name, raw } => Kind::Other(pb::OtherContent {
             type_name: type_name.clone(),
             raw: raw.clone(),

@@ -6,7 +6,7 @@ mod session;
 
 pub(super) use event::{event, event_type, read_event_types};
 pub(super) use message::{
-    content, message, read_chat, read_priority, read_recipient, read_states, state,
+    content, media, message, read_chat, read_priority, read_recipient, read_states, state,
 };
 pub(super) use session::session;
 

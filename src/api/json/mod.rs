@@ -1,5 +1,5 @@
 //! JSON over HTTP, beside gRPC on the same listeners: every unary method, and streams of the daemon as
-//! server-sent events.
+//! server-sent events; a file also as it is ([`file`]).
 //!
 //! It is a translation and nothing more: a request becomes the message it means ([`request`]), goes
 //! through the same services in this process ([`call`]), and the answer becomes JSON ([`answer`]). So
@@ -8,6 +8,7 @@
 
 mod answer;
 mod call;
+mod file;
 mod openapi;
 mod request;
 mod rules;
@@ -91,6 +92,9 @@ impl Gateway {
         let mut answered = Answer::to(service, asked).await?;
         if let Some(status) = answered.refused() {
             return Ok(answer::error(&status));
+        }
+        if file::is_wanted(rule, &headers) {
+            return Ok(file::body(answered).await);
         }
         let output = rule.method.output();
         if rule.method.is_server_streaming() {

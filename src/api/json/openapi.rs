@@ -8,6 +8,7 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value, json};
 
+use super::file;
 use super::rules::Rule;
 
 /// Describes what the rules serve.
@@ -101,12 +102,16 @@ fn operation(schemas: &mut Schemas, rule: &Rule, in_path: &[String]) -> Value {
     } else {
         ("application/json", "Done.")
     };
+    let mut content = json!({ kind: { "schema": schema } });
+    if file::is_file(method) {
+        content[file::KIND] = json!({ "schema": { "type": "string", "format": "binary" } });
+    }
     operation.insert(
         "responses".into(),
         json!({
             "200": {
                  "description": answered,
-                "content": { kind: { "schema": schema } },
+                "content": content,
             },
             "default": {
                 "description": "An error.",

@@ -28,6 +28,7 @@ MessageService.SendMessage             POST   /v1/{parent=workspaces/*/sessions/
 MessageService.GetMessage              GET    /v1/{name=workspaces/*/sessions/*/messages/*}
 MessageService.ListMessages            GET    /v1/{parent=workspaces/*/sessions/*}/messages
 MessageService.CancelMessage           POST   /v1/{name=workspaces/*/sessions/*/messages/*}:cancel
+MediaService.DownloadMedia             GET    /v1/{name=workspaces/*/sessions/*/media/*}:download
 EventService.Watch                     GET    /v1/{parent=workspaces/*}/events:watch
 SubscriptionService.CreateSubscription POST   /v1/{parent=workspaces/*}/subscriptions
 SubscriptionService.GetSubscription    GET    /v1/{name=workspaces/*/subscriptions/*}

@@ -1,5 +1,6 @@
 //! What an operator may set about the multi-device provider, and the checks that make it usable.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -46,6 +47,9 @@ pub struct MultideviceConfig {
     pub history: bool,
     /// Whether presence and typing become events.
     pub presence: bool,
+    /// Where files are put while they are fetched, encrypted and without a name; must be there, and have
+    /// room for them.
+    pub scratch: PathBuf,
     /// LID to phone-number mappings each session keeps in memory.
     pub mapping_cache: usize,
 }
@@ -82,6 +86,7 @@ impl Default for MultideviceConfig {
             platform: Platform::default(),
             history: false,
             presence: false,
+            scratch: std::env::temp_dir(),
             mapping_cache: 128,
         }
     }

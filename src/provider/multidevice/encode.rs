@@ -49,6 +49,7 @@ pub(super) fn encode(
         }),
         // A reaction names the author of its target, which this content does not carry.
         Content::Reaction { .. } => return Err(unsupported("reaction")),
+        Content::Media { .. } => return Err(unsupported("media")),
         Content::Other { raw, .. } => {
             waproto::codec::message_decode(raw).map_err(|_| unsupported("other"))?
         }

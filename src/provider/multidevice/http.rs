@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
+use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
-use tokio_tungstenite::tungstenite::http::{Request, Uri};
+use tokio_tungstenite::tungstenite::http::{Request, Response, Uri};
 use wacore::net::{HttpClient, HttpRequest, HttpResponse};
 
 use super::endpoint::{SIMULATOR_BUILD, is_loopback_name};
@@ -25,6 +26,8 @@ use super::endpoint::{SIMULATOR_BUILD, is_loopback_name};
 const MAX_BODY: usize = 64 << 20;
 /// Exchanges under way at a time, of all sessions.
 const AT_ONCE: usize = 8;
+/// Files fetched or read at a time, of all sessions.
+const READERS: usize = 16;
 /// How long one exchange may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long an unused connection stays open.
@@ -35,6 +38,8 @@ const IDLE: Duration = Duration::from_secs(30);
 pub(super) struct MediaHttp {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     slots: Arc<Semaphore>,
+    /// Files that are being fetched or read at a time, of all sessions.
+    pub(super) readers: Arc<Semaphore>,
 }
 
 impl MediaHttp {
@@ -53,16 +58,24 @@ impl MediaHttp {
         Self {
             client,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            readers: Arc::new(Semaphore::new(READERS)),
         }
     }
 
+    /// Asks for a file of any length, which the caller reads, holding one of the `readers`: long answers
+    /// must not keep the short exchanges waiting.
+    pub(super) async fn get(
+        &self,
+        url: &str,
+    ) -> anyhow::Result<
+        Response<impl Body<Data = Bytes, Error: std::error::Error + Send> + Send + Unpin + use<>>,
+    > {
+        let request = Request::get(allowed(url)?).body(Full::default())?;
+        Ok(self.client.request(request).await?)
+    }
+
     async fn exchange(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
-        let uri: Uri = request.url.parse().context("the media URL is malformed")?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        ensure!(
-            !SIMULATOR_BUILD || is_loopback_name(host),
-            "this build has feature `simulator` and talks to loopback addresses only"
-        );
+        let uri = allowed(&request.url)?;
         let mut building = Request::builder().method(&*request.method).uri(uri);
         for (name, value) in &request.headers {
             building = building.header(name, value);
@@ -80,6 +93,17 @@ impl MediaHttp {
             body: body.into(),
         })
     }
+}
+
+/// The address of a media host that this build may talk to.
+fn allowed(url: &str) -> anyhow::Result<Uri> {
+    let uri: Uri = url.parse().context("the media URL is malformed")?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    ensure!(
+        !SIMULATOR_BUILD || is_loopback_name(host),
+        "this build has feature `simulator` and talks to loopback addresses only"
+    );
+    Ok(uri)
 }
 
 #[async_trait]

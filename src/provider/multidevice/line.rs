@@ -13,12 +13,15 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use super::attempt::Attempt;
 use super::client::{self, Built, Parts};
 use super::facts::Facts;
+use super::fetch;
 use super::send;
 use crate::domain::ids::SessionName;
 use crate::domain::message::OutboundMessage;
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
-use crate::provider::contract::{Line, Mode, OpenError, ProbeError, SendError, Signal};
+use crate::provider::contract::{
+    FetchError, Fetched, Line, Mode, OpenError, ProbeError, SendError, Signal,
+};
 
 /// The reason with which a login without credentials ends.
 const NOT_PAIRED: &str = "NOT_PAIRED";
@@ -259,6 +262,11 @@ impl Line for MultideviceLine {
     ) -> Result<(), SendError> {
         let built = self.connected().ok_or(SendError::NotConnected)?;
         send::mark_read(&built, chat, sender, stanza_ids).await
+    }
+
+    async fn fetch(&self, raw: &[u8]) -> Result<Fetched, FetchError> {
+        let built = self.connected().ok_or(FetchError::NotConnected)?;
+        fetch::fetch(&built, &self.parts, raw).await
     }
 
     fn traffic(&self) -> Traffic {

@@ -27,6 +27,7 @@ mod convert;
 mod encode;
 pub mod endpoint;
 mod facts;
+mod fetch;
 mod gate;
 mod handler;
 mod hook;

@@ -27,7 +27,7 @@ use super::status::Cell;
 use crate::domain::clock::Timestamp;
 use crate::domain::person::Person;
 use crate::domain::session::Cause;
-use crate::provider::contract::{Provider, SendError};
+use crate::provider::contract::{FetchError, Line, Provider, SendError};
 use crate::store::{LookupError, SessionStore, StoreError};
 
 /// What an incarnation of an actor is made of.
@@ -254,12 +254,7 @@ impl Actor {
                 stanza_ids,
                 reply,
             } => {
-                let line = self
-                    .online
-                    .is_some()
-                    .then_some(self.line.as_ref())
-                    .flatten();
-                let Some(line) = line.map(|open| Arc::clone(&open.line)) else {
+                let Some(line) = self.online_line() else {
                     let _ = reply.send(Err(SendError::NotConnected));
                     return Ok(());
                 };
@@ -268,11 +263,32 @@ impl Actor {
                     let _ = reply.send(outcome);
                 });
             }
+            Message::Fetch { raw, mut reply } => {
+                let Some(line) = self.online_line() else {
+                    let _ = reply.send(Err(FetchError::NotConnected));
+                    return Ok(());
+                };
+                self.parts.tasks.spawn(async move {
+                    tokio::select! {
+                        outcome = line.fetch(&raw) => {
+                            let _ = reply.send(outcome);
+                        }
+                        // Nobody wants it any more.
+                        () = reply.closed() => {}
+                    }
+                });
+            }
             Message::Shutdown(done) => {
                 let _ = done.send(());
             }
         }
         Ok(())
+    }
+
+    /// The line, while the session is online.
+    fn online_line(&self) -> Option<Arc<dyn Line>> {
+        let open = self.line.as_ref().filter(|_| self.online.is_some())?;
+        Some(Arc::clone(&open.line))
     }
 
     /// Does what a command asks. With an etag, the wish is first committed against it: whoever changed the

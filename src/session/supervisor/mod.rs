@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,7 +35,7 @@ use crate::domain::clock::{Clock, Entropy, Timestamp};
 use crate::domain::ids::{SessionName, WorkspaceId};
 use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
-use crate::provider::contract::{Capabilities, Provider, SendError};
+use crate::provider::contract::{Capabilities, FetchError, Provider, SendError};
 use crate::store::{
     CreateError, LookupError, NewSession, Remember, SessionRecord, SessionStore, Store, StoreError,
     UpdateError, WorkspaceStore,
@@ -433,6 +434,30 @@ impl Supervisor {
             .try_send(message)
             .map_err(|_| SendError::Temporary("the session is busy".into()))?;
         answer.await.unwrap_or(Err(SendError::NotConnected))
+    }
+
+    /// Fetches the file of a message that arrived, by what its [`crate::domain::media::Media`] holds: its
+    /// bytes, in order.
+    ///
+    /// # Errors
+    /// [`FetchError`]; [`FetchError::NotConnected`] also when there is no such session.
+    pub async fn fetch(
+        &self,
+        name: &SessionName,
+        raw: &[u8],
+    ) -> Result<mpsc::Receiver<Bytes>, FetchError> {
+        let handle = self.handle(name).ok_or(FetchError::NotConnected)?;
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Fetch {
+            raw: raw.into(),
+            reply,
+        };
+        handle
+            .mailbox
+            .try_send(message)
+            .map_err(|_| FetchError::Temporary("the session is busy".into()))?;
+        let fetched = answer.await.unwrap_or(Err(FetchError::NotConnected))?;
+        Ok(fetched.chunks)
     }
 
     /// What is going on with a session; `None` when this process does not hold it.

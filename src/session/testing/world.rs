@@ -15,8 +15,8 @@ use crate::domain::message::{Content, OutboundMessage};
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::provider::contract::{
-    Capabilities, EncodeError, Encoded, Line, Mode, OpenError, ProbeError, Provider, SendError,
-    Signal, Sink,
+    Capabilities, EncodeError, Encoded, FetchError, Fetched, Line, Mode, OpenError, ProbeError,
+    Provider, SendError, Signal, Sink,
 };
 use crate::session::state::NOT_PAIRED;
 use crate::store::{Durability, KeyId, KeyKind, SessionStore};
@@ -389,6 +389,14 @@ impl Line for FakeLine {
 
     async fn mark_read(&self, _: &Person, _: &Person, _: &[String]) -> Result<(), SendError> {
         Ok(())
+    }
+
+    async fn fetch(&self, raw: &[u8]) -> Result<Fetched, FetchError> {
+        let (sender, chunks) = mpsc::channel(1);
+        let data = bytes::Bytes::copy_from_slice(raw);
+        let size = data.len() as u64;
+        let _ = sender.try_send(data);
+        Ok(Fetched { size, chunks })
     }
 
     fn traffic(&self) -> Traffic {

@@ -3,6 +3,7 @@
 mod connecting;
 mod crashing;
 mod etags;
+mod fetching;
 mod fleet;
 mod pairing;
 mod receiving;

@@ -8,7 +8,7 @@ use trunkline::pb;
 use trunkline::pb::token_scope::Scope;
 use trunkline::store::{SessionStore, TokenKind};
 
-use crate::harness::{Client, World, arrive, create_session, fresh};
+use crate::harness::{Client, World, arrive, arrive_with_file, create_session, fresh};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,16 +29,18 @@ pub(crate) struct Place {
     message: String,
     subscription: String,
     dead_letter: String,
+    media: String,
 }
 
 impl Place {
-    fn new(workspace: &str, message: &str, revision: u64) -> Self {
+    fn new(workspace: &str, message: &str, revision: u64, file: u64) -> Self {
         let workspace = format!("workspaces/{workspace}");
         let session = format!("{workspace}/sessions/s");
         let subscription = format!("{workspace}/subscriptions/core");
         Self {
             message: format!("{session}/messages/{message}"),
             dead_letter: format!("{subscription}/deadLetters/{revision}"),
+            media: format!("{session}/media/{file}"),
             workspace,
             session,
             subscription,
@@ -98,6 +100,7 @@ impl Stage {
             .await
             .unwrap();
         let revision = bury_some(&session).await;
+        let file = arrive_with_file(&session, "bob", b"a file").await;
         let (acme_token, _) = token(&mut client, "acme").await;
         let (globex_token, _) = token(&mut client, "globex").await;
         let (_, spare) = token(&mut client, "acme").await;
@@ -117,9 +120,9 @@ impl Stage {
             reason: "EXPIRED".to_owned(),
         }]);
         Self {
-            acme: Place::new("acme", &message, revision),
-            globex: Place::new("globex", &message, revision),
-            nowhere: Place::new("nowhere", &message, revision),
+            acme: Place::new("acme", &message, revision, file),
+            globex: Place::new("globex", &message, revision, file),
+            nowhere: Place::new("nowhere", &message, revision, file),
             acme_token,
             globex_token,
             revoked: secrecy::ExposeSecret::expose_secret(&administrator.secret).to_owned(),
@@ -207,6 +210,7 @@ impl Entry {
             .replace("$message", &place.message)
             .replace("$subscription", &place.subscription)
             .replace("$dead_letter", &place.dead_letter)
+            .replace("$media", &place.media)
             .replace("$token", &stage.token)
             .replace("$id", &fresh());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", self.method))
@@ -334,6 +338,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
             "workspaces/acme/sessions/s/messages/1b4e28ba-2fa1-4d2b-883f-0016d3cca427",
         ),
     )),
+    of_resource(read(Workspace, "DownloadMedia", r#"{"name":"$media"}"#)),
     of_resource(read(
         Workspace,
         "Pull",

@@ -1,6 +1,6 @@
 // A Baileys client behind the line protocol of ../README.md.
 
-import { emit, report, reserveStdout, serve } from '../lines.mjs'
+import { digest, emit, report, reserveStdout, serve } from '../lines.mjs'
 
 reserveStdout()
 
@@ -9,7 +9,7 @@ stayOnLoopback()
 const { baileys, trustRoot } = await import('./strict.mjs')
 const { default: pino } = await import('pino')
 
-const { makeWASocket, useMultiFileAuthState, DisconnectReason, proto, extractMessageContent } = baileys
+const { makeWASocket, useMultiFileAuthState, DisconnectReason, proto, extractMessageContent, downloadMediaMessage } = baileys
 
 const logger = pino({ level: process.env.PEER_LOG ?? 'warn' }, pino.destination(2))
 
@@ -83,9 +83,14 @@ const onMessage = (message, upsert) => {
 	if (text !== undefined && text !== null) {
 		emit('message', { key: message.key, text, pushName: message.pushName ?? null, upsert })
 	}
+	if (content?.imageMessage) {
+		onImage(message, content.imageMessage).catch(report)
+	}
 	// A status that comes while events are buffered is folded into the message itself.
 	onStatus({ key: message.key, update: message })
 }
+
+const onImage = async (message, { caption }) => emit('image', { key: message.key, caption: caption ?? '', ...digest(await downloadMediaMessage(message, 'buffer', {})) })
 
 const onStatus = ({ key, update }) => {
 	if (update.status !== undefined && update.status !== null) {
@@ -125,6 +130,10 @@ const commands = {
 	},
 	async sendText({ jid, text }) {
 		const sent = await connected().sendMessage(jid, { text })
+		return { key: sent.key }
+	},
+	async sendImage({ jid, data, caption }) {
+		const sent = await connected().sendMessage(jid, { image: Buffer.from(data, 'base64'), mimetype: 'image/jpeg', caption })
 		return { key: sent.key }
 	},
 	async read({ keys }) {

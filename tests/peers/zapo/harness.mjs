@@ -1,6 +1,6 @@
 // A zapo-js client behind the line protocol of ../README.md.
 
-import { emit, report, reserveStdout, rootKey, serve } from '../lines.mjs'
+import { digest, emit, report, reserveStdout, rootKey, serve } from '../lines.mjs'
 
 reserveStdout()
 
@@ -32,7 +32,16 @@ const textOf = message => message?.conversation ?? message?.extendedTextMessage?
 
 const keyOf = ({ chatJid, senderJid, stanzaId }, fromMe) => ({ remoteJid: chatJid, id: stanzaId, fromMe, participant: senderJid })
 
+const onImage = async (key, { url, directPath, mediaKey, fileSha256, fileEncSha256, caption }) => {
+	const data = await client.mediaTransfer.downloadAndDecrypt({ mediaType: 'image', url, directPath, mediaKey, fileSha256, fileEncSha256 })
+	emit('image', { key, caption: caption ?? '', ...digest(data) })
+}
+
 const onMessage = event => {
+	if (event.message?.imageMessage) {
+		onImage(keyOf(event, false), event.message.imageMessage).catch(report)
+		return
+	}
 	const text = textOf(event.message)
 	if (text === undefined || text === null) {
 		return
@@ -119,6 +128,10 @@ const commands = {
 	},
 	async sendText({ jid, text }) {
 		const { id } = await connected().sendMessage(jid, text)
+		return { key: { remoteJid: jid, id, fromMe: true } }
+	},
+	async sendImage({ jid, data, caption }) {
+		const { id } = await connected().sendMessage(jid, { type: 'image', media: Buffer.from(data, 'base64'), mimetype: 'image/jpeg', caption })
 		return { key: { remoteJid: jid, id, fromMe: true } }
 	},
 	async read({ keys }) {

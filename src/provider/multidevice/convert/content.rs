@@ -4,6 +4,7 @@ use wacore::proto_helpers::MessageExt as _;
 use waproto::whatsapp as wa;
 use waproto::whatsapp::message::protocol_message::Type;
 
+use super::media::media;
 use crate::domain::message::Content;
 
 /// The content of a message, or `None` when it says nothing to anybody but the protocol (key
@@ -22,7 +23,12 @@ pub(in super::super) fn content(message: &wa::Message) -> Option<Content> {
     if let Some(text) = base.text_content() {
         return Some(Content::Text { text: text.into() });
     }
-    other(message)
+    match media(message, base) {
+        Some(media) => Some(Content::Media {
+            media: Box::new(media),
+        }),
+        None => other(message),
+    }
 }
 
 fn protocol_content(
