@@ -8,6 +8,7 @@
 mod error;
 mod heart;
 mod lag;
+mod offline;
 mod reload;
 mod settings;
 mod upkeep;
@@ -36,8 +37,11 @@ use crate::store::sled::SledEngine;
 use crate::store::{Store, StoreOptions};
 use crate::telemetry::{self, LogControl};
 
+pub use crate::store::backup::{Archive, Recipients, RestoreError, Restored, Unlock};
+
 pub use error::{BindError, Trouble};
 pub use heart::Heart;
+pub use offline::{OfflineError, Resting, restore, write_backup};
 pub use reload::{LIVE_KEYS, ReloadError, Reloaded, Reloader};
 
 /// What health and metrics get in any case to finish what they are answering.
@@ -148,6 +152,7 @@ impl Daemon {
         let sessions = settings::sessions(config);
         sessions.validate()?;
 
+        offline::refuse_half_restored(&config.state_dir)?;
         prepare_state_dir(&config.state_dir)?;
         let keks = Keks::load(&settings::kek(config, &surroundings), &entropy)?;
         let engine = open_engine(config, Arc::clone(&clock)).await?;

@@ -14,6 +14,9 @@ const BUSY: Duration = Duration::from_millis(200);
 /// How long a client should wait before trying another daemon, or this one after its restart.
 pub(super) const DRAINING: Duration = Duration::from_secs(2);
 
+/// How long a client should wait before it asks for a backup again.
+pub(super) const BACKUP_BUSY: Duration = Duration::from_secs(30);
+
 /// The daemon is stopping.
 pub(super) fn draining() -> ApiError {
     ApiError::new(Reason::Draining, "the daemon is shutting down").retry_after(DRAINING)

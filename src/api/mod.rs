@@ -6,6 +6,7 @@
 //! requests, [`convert`] shows domain values, [`once`] makes mutations idempotent, [`ports`] is what is
 //! needed from the session layer, [`json`] translates from and to HTTP/JSON, [`server`] binds listeners and drains them.
 
+mod backup;
 mod contain;
 mod convert;
 mod events;

@@ -23,6 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::backup::Backups;
 use super::events::Events;
 use super::gate::{Gate, Listener};
 use super::json::{Front, Gateway};
@@ -39,6 +40,7 @@ use super::workspaces::Workspaces;
 use crate::delivery::{Hub, WINDOW};
 use crate::domain::clock::Clock;
 use crate::pb::FILE_DESCRIPTOR_SET;
+use crate::pb::backup_service_server::BackupServiceServer;
 use crate::pb::event_service_server::EventServiceServer;
 use crate::pb::media_service_server::MediaServiceServer;
 use crate::pb::message_service_server::MessageServiceServer;
@@ -159,6 +161,7 @@ const SERVICES: [&str; 8] = [
     EventServiceServer::<Events>::NAME,
     SubscriptionServiceServer::<Subscriptions>::NAME,
     TokenServiceServer::<TokensApi>::NAME,
+    BackupServiceServer::<Backups>::NAME,
 ];
 
 /// The addresses of an API, taken and not served yet.
@@ -391,6 +394,7 @@ fn routes(
         options.progress_every,
     );
     let subscriptions = Subscriptions::new(gate.clone(), Arc::clone(&once), hub.clone());
+    let backups = Backups::new(gate.clone(), stop.clone());
     let tokens = TokensApi::new(gate, once);
     Ok(Routes::new(reflection)
         .add_service(WorkspaceServiceServer::new(workspaces).max_decoding_message_size(MAX_REQUEST))
@@ -403,6 +407,7 @@ fn routes(
         .add_service(
             SubscriptionServiceServer::new(subscriptions).max_decoding_message_size(MAX_REQUEST),
         )
+        .add_service(BackupServiceServer::new(backups).max_decoding_message_size(MAX_REQUEST))
         .add_service(TokenServiceServer::new(tokens).max_decoding_message_size(MAX_REQUEST)))
 }
 

@@ -1,6 +1,7 @@
-//! The command line: one file per subcommand. Only `serve` and `config check` reach into the daemon; the others are
-//! clients of its API, like everybody else.
+//! The command line: one file per subcommand. Only `serve`, `config check`, `restore` and
+//! `backup --offline` reach into the daemon; the others are clients of its API, like everybody else.
 
+mod backup;
 mod completions;
 mod config;
 #[cfg(feature = "simulator")]
@@ -95,6 +96,8 @@ enum Command {
     /// Create, list and revoke tokens for callers over the network
     #[command(subcommand)]
     Token(token::TokenCommand),
+    Backup(backup::BackupCommand),
+    Restore(backup::RestoreCommand),
     Trace(trace::TraceCommand),
     Doctor(doctor::DoctorCommand),
     /// Check the configuration or print its schema
@@ -163,6 +166,8 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Media(command) => client(command.run(context)),
         Command::Workspace(command) => client(command.run(context)),
         Command::Token(command) => client(command.run(context)),
+        Command::Backup(command) => client(command.run(context)),
+        Command::Restore(command) => client(command.run(context)),
         Command::Trace(command) => client(command.run(context)),
         Command::Doctor(command) => client(command.run(context)),
         Command::Config(command) => command.run(context),

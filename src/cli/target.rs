@@ -230,6 +230,11 @@ impl Daemon {
         pb::workspace_service_client::WorkspaceServiceClient::new(self.channel.clone())
     }
 
+    /// The backups.
+    pub(crate) fn backups(&self) -> pb::backup_service_client::BackupServiceClient<Authorized> {
+        pb::backup_service_client::BackupServiceClient::new(self.channel.clone())
+    }
+
     /// The tokens.
     pub(crate) fn tokens(&self) -> pb::token_service_client::TokenServiceClient<Authorized> {
         pb::token_service_client::TokenServiceClient::new(self.channel.clone())

@@ -40,6 +40,9 @@ pub enum BindError {
         /// Why.
         source: io::Error,
     },
+    /// A restore did not come to its end.
+    #[error("a restore into {path} was interrupted: run `trunkline restore` again; to begin with an empty store instead, remove store.restoring there", path = .0.display())]
+    HalfRestored(PathBuf),
     /// The store's files cannot be opened.
     #[error(transparent)]
     Engine(#[from] store::sled::OpenError),
@@ -106,7 +109,10 @@ impl BindError {
             | Self::Sessions(_)
             | Self::Api(server::BindError::Tls(_))
             | Self::Kek(_)
-            | Self::Open(store::OpenError::Kek(_)) => Trouble::Configuration,
+            | Self::HalfRestored(_)
+            | Self::Open(store::OpenError::Kek(_) | store::OpenError::HandedOver { .. }) => {
+                Trouble::Configuration
+            }
             Self::Engine(store::sled::OpenError::Locked { .. })
             | Self::Api(server::BindError::SocketInUse { .. }) => Trouble::Passing,
             Self::StateDir { source, .. }

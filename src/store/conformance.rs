@@ -11,8 +11,10 @@ use super::engine::{
 };
 
 mod model;
+mod snapshots;
 
 pub(super) use model::behaves_like_the_model;
+pub(super) use snapshots::{a_snapshot_holds_everything, a_snapshot_shows_one_moment};
 
 /// Runs the suite on engines made by `$make`, which returns an engine and whatever must outlive it.
 macro_rules! suite {
@@ -49,6 +51,8 @@ macro_rules! suite {
             case!(watchers_learn_of_every_revision);
             case!(a_closed_engine_says_so);
             case!(behaves_like_the_model);
+            case!(a_snapshot_holds_everything);
+            case!(a_snapshot_shows_one_moment);
         }
     };
 }

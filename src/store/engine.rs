@@ -23,6 +23,8 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
+pub use super::snapshot::{Change, MAX_WAITING, Snapshot, SnapshotError};
+
 /// Position in a stream, from 1; strictly increasing, never reused.
 pub type Revision = u64;
 
@@ -368,6 +370,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The last *durable* revision of a stream (0 before the first), and every later one as it becomes
     /// durable.
     async fn watch(&self, stream: Bytes) -> Result<watch::Receiver<Revision>, EngineError>;
+
+    /// Begins a copy of everything that is committed; see [`super::snapshot`]. One at a time.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, SnapshotError>;
 
     /// How it is doing; cheap.
     fn health(&self) -> Health;

@@ -42,6 +42,8 @@ pub(super) enum Kind {
     RotationOwed = 0x0a,
     /// Wall time, as it was last believed.
     Clock = 0x0b,
+    /// Who the store belongs to.
+    Ownership = 0x0c,
 
     // A workspace.
     /// Last session number given out.

@@ -380,6 +380,16 @@ impl WorkspaceKeys {
         &self.index
     }
 
+    /// The keys in the clear, for an encrypted backup.
+    pub(super) fn to_plain(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.encode())
+    }
+
+    /// Reads what [`Self::to_plain`] made.
+    pub(super) fn from_plain(bytes: &[u8]) -> Option<Self> {
+        Self::decode(bytes)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut record = KeysRecord {
             index: self.index.to_vec(),

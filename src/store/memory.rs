@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::engine::{
-    Commit, CommitError, Engine, EngineError, Health, Receipt, Revision, Rows, Scan, Urgency,
+    Change, Commit, CommitError, Engine, EngineError, Health, MAX_PAGE, Receipt, Revision, Rows,
+    Scan, Snapshot, SnapshotError, Urgency,
 };
 use super::evaluate::{self, View};
 
@@ -45,6 +46,17 @@ impl MemoryEngine {
             return Err(EngineError::Closed);
         }
         Ok(state)
+    }
+}
+
+/// All rows as they were.
+struct Copied(std::collections::btree_map::IntoIter<Bytes, Bytes>);
+
+impl Snapshot for Copied {
+    fn next(&mut self) -> Result<Option<Vec<Change>>, SnapshotError> {
+        let rows = self.0.by_ref().take(MAX_PAGE);
+        let piece: Vec<_> = rows.map(|(key, value)| (key, Some(value))).collect();
+        Ok((!piece.is_empty()).then_some(piece))
     }
 }
 
@@ -113,6 +125,11 @@ impl Engine for MemoryEngine {
             .entry(stream)
             .or_insert_with(|| watch::channel(last).0);
         Ok(head.subscribe())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, SnapshotError> {
+        let rows = self.open()?.rows.clone();
+        Ok(Box::new(Copied(rows.into_iter())))
     }
 
     fn health(&self) -> Health {

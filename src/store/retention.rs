@@ -191,11 +191,30 @@ impl WorkspaceStore {
             if size.bytes <= target || size.oldest >= confirmed_below {
                 return Ok(size.bytes > limit);
             }
-            let below = confirmed_below.min(size.oldest + 500);
+            // Counted in events: a restore leaves many numbers out.
+            let page = match self.journal().headers(size.oldest, 500).await {
+                Ok(page) => page,
+                Err(ReadError::Store(error)) => return Err(error),
+                Err(ReadError::Compacted { .. } | ReadError::Future { .. }) => continue,
+            };
+            let below = confirmed_below.min(page.next);
             self.note_losses(below).await?;
             self.journal().remove_below(below).await?;
             self.forget_below(below).await?;
         }
+    }
+}
+
+/// The gap that tells everybody which revisions a restore left out.
+pub(super) fn restored_gap(workspace: &WorkspaceStore, from: Revision, to: Revision) -> NewEvent {
+    NewEvent {
+        at: workspace.now(),
+        payload: Payload::Gap {
+            reason: "RESTORED".to_owned(),
+            from_revision: Some(from),
+            to_revision: Some(to),
+        },
+        dedup: None,
     }
 }
 

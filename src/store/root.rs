@@ -14,6 +14,7 @@ use super::guard::{ClockGuard, ClockRow};
 use super::key::{KeyBuilder, Kind, SYSTEM, trailing_u64};
 use super::keyring::{Keks, UnwrapError, WorkspaceKeys};
 use super::migrate::{self, FORMAT, FormatMark};
+use super::ownership;
 use super::page::{PageRequest, PageToken};
 use super::scope::Scope;
 use super::seal::Sealer;
@@ -45,15 +46,39 @@ pub enum OpenError {
     /// The key encryption key is not the one this store was made with.
     #[error(transparent)]
     Kek(#[from] UnwrapError),
+    /// It was handed over: another machine runs its sessions.
+    #[error(
+        "this store was handed over on {} by `trunkline backup --hand-over`: its sessions belong to the daemon that was restored from that backup; if the backup was never restored anywhere, `trunkline restore --take-back` makes this store usable again",
+        moment(*at)
+    )]
+    HandedOver {
+        /// When.
+        at: Timestamp,
+    },
     /// It was written by a newer release, is damaged, or cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+/// For people: `Sat, 21 Nov 2026 17:10:18 GMT`.
+fn moment(at: Timestamp) -> String {
+    let since = std::time::Duration::from_millis(at.0);
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + since)
+}
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To run its sessions.
+    Run,
+    /// To copy or to change it.
+    Rest,
+}
+
 pub(super) struct Inner {
     pub(super) context: Context,
     pub(super) system: Scope,
-    pub(super) keks: RwLock<Keks>,
+    pub(super) keks: RwLock<Arc<Keks>>,
     pub(super) workspaces: DashMap<WorkspaceId, WorkspaceStore>,
     pub(super) tokens: Tokens,
     pub(super) rotation: tokio::sync::Mutex<()>,
@@ -92,12 +117,25 @@ impl Store {
     /// # Errors
     /// [`OpenError`] says what is wrong and what to do.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
+        Self::open_as(options, Purpose::Run).await
+    }
+
+    /// Like [`Self::open`], for whoever does not run sessions: also a store that was handed over.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and what to do.
+    pub async fn open_at_rest(options: StoreOptions) -> Result<Self, OpenError> {
+        Self::open_as(options, Purpose::Rest).await
+    }
+
+    async fn open_as(options: StoreOptions, purpose: Purpose) -> Result<Self, OpenError> {
         let engine = Arc::clone(&options.engine);
         let mut context = Context {
             guard: Arc::new(ClockGuard::new(&*options.clock, None)),
             engine: options.engine,
             clock: options.clock,
             entropy: options.entropy,
+            generation: 0,
         };
         let engine = &*engine;
         if migrate::read_mark(engine).await?.is_none() {
@@ -117,6 +155,11 @@ impl Store {
             engine: Arc::clone(&context.engine),
             sealer: Arc::new(sealer),
         };
+        let ownership = ownership::read(&system).await?;
+        if let (Purpose::Run, Some(at)) = (purpose, ownership.handed_over_at) {
+            return Err(OpenError::HandedOver { at: Timestamp(at) });
+        }
+        context.generation = ownership.generation;
         let last: Option<ClockRow> = system.get(&clock_key()).await?;
         let last = last.map(|row| Timestamp(row.at));
         context.guard = Arc::new(ClockGuard::new(&*context.clock, last));
@@ -124,7 +167,7 @@ impl Store {
         let store = Self(Arc::new(Inner {
             context,
             system,
-            keks: RwLock::new(options.keks),
+            keks: RwLock::new(Arc::new(options.keks)),
             workspaces: DashMap::new(),
             tokens,
             rotation: tokio::sync::Mutex::new(()),

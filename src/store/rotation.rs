@@ -5,7 +5,7 @@ use crate::store::errors::StoreError;
 use crate::store::key::SYSTEM;
 use crate::store::keyring::{self, KekError, KekSource, Keks};
 use crate::store::root::{Store, rotation_key, wrapped_key};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use thiserror::Error;
 
 impl Store {
@@ -64,7 +64,7 @@ impl Store {
 
     fn reload_keks(&self, source: &KekSource) -> Result<(), RotateError> {
         let fresh = Keks::load(source, &self.0.context.entropy)?;
-        *self.0.keks.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.0.keks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         Ok(())
     }
 

@@ -75,6 +75,13 @@ impl SessionStore {
         self.inner.workspace.sessions().get(&self.inner.id).await
     }
 
+    /// How often the store was restored. What may be used only once, such as the keys of a Signal session,
+    /// must not be used in a later generation than the one it was made in: the store it was restored from
+    /// may have gone on using it.
+    pub fn generation(&self) -> u64 {
+        self.inner.workspace.0.context.generation
+    }
+
     /// The provider's key space.
     pub fn keys(&self) -> KeySpace {
         KeySpace::new(self.clone())

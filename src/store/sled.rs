@@ -31,7 +31,8 @@ use tokio::sync::watch;
 
 use self::watermark::{Lost, Watermark};
 use super::engine::{
-    Commit, CommitError, Engine, EngineError, Health, Receipt, Revision, Rows, Scan, Urgency,
+    Commit, CommitError, Engine, EngineError, Health, Receipt, Revision, Rows, Scan, Snapshot,
+    SnapshotError, Urgency,
 };
 use super::writer::{OnFatal, Table, WriterEngine};
 use crate::domain::clock::Clock;
@@ -145,6 +146,10 @@ impl Engine for SledEngine {
 
     async fn watch(&self, stream: Bytes) -> Result<watch::Receiver<Revision>, EngineError> {
         self.0.watch(stream).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, SnapshotError> {
+        self.0.snapshot().await
     }
 
     fn health(&self) -> Health {

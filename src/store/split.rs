@@ -9,7 +9,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
-use super::engine::EngineError;
+use super::engine::{EngineError, after_prefix};
 
 /// Longest physical value. Twenty of them, with their keys, stay below sled's limit for a leaf.
 pub(super) const PIECE: usize = 6 << 10;
@@ -27,6 +27,11 @@ pub(super) fn physical(key: &[u8]) -> Bytes {
     physical.put_u8(VALUES);
     physical.put_slice(key);
     physical.freeze()
+}
+
+/// The range of all values (or heads).
+pub(super) fn all() -> (Bytes, Bytes) {
+    (physical(b""), after_prefix(&[VALUES]))
 }
 
 /// The key whose value (or head) is at `physical`.
@@ -73,6 +78,14 @@ impl Stored {
                 })
             }
             _ => Err(damaged()),
+        }
+    }
+
+    /// How long the whole value is.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Inline(value) => value.len(),
+            Self::Split { len, .. } => *len,
         }
     }
 

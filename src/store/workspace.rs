@@ -34,6 +34,8 @@ pub(super) struct Context {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Entropy,
     pub(super) guard: Arc<ClockGuard>,
+    /// How often the store was restored; see [`super::ownership`].
+    pub(super) generation: u64,
 }
 
 impl Context {

@@ -19,14 +19,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::engine::{
     Commit, CommitError, Committed, Engine, EngineError, Health, Receipt, Revision, Rows, Scan,
-    Urgency,
+    Snapshot, SnapshotError, Urgency,
 };
 use super::overlay::Overlay;
 use super::split::{self, Stored};
 use crate::domain::clock::Clock;
 
+mod tap;
 mod thread;
 
+use tap::{Tap, TapId, TapSnapshot};
 use thread::Writer;
 
 /// A store of physical rows. Reads see what was applied; `sync` makes it durable.
@@ -62,6 +64,10 @@ type WatchReply = oneshot::Sender<Result<watch::Receiver<Revision>, EngineError>
 enum Job {
     Commit(Box<CommitJob>),
     Watch(Bytes, WatchReply),
+    /// Tells this tap of every change from now on; false if there is another.
+    Tap(Tap, oneshot::Sender<bool>),
+    /// Lets this tap go once everything it was told is durable; false if it went before.
+    Untap(TapId, oneshot::Sender<bool>),
     Close(oneshot::Sender<()>),
 }
 
@@ -103,7 +109,7 @@ struct Stats {
 /// An engine over a [`Table`].
 pub(super) struct WriterEngine<T: Table> {
     shared: Arc<Shared<T>>,
-    queue: Mutex<Queue>,
+    queue: Arc<Mutex<Queue>>,
     room: Arc<Semaphore>,
     reads: Semaphore,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -160,10 +166,10 @@ impl<T: Table> WriterEngine<T> {
             .map_err(|error| EngineError::Io(format!("no writer thread: {error}")))?;
         Ok(Self {
             shared,
-            queue: Mutex::new(Queue {
+            queue: Arc::new(Mutex::new(Queue {
                 seq: 0,
                 jobs: Some(jobs),
-            }),
+            })),
             room: Arc::new(Semaphore::new(QUEUE_WEIGHT)),
             reads: Semaphore::new(MAX_READS),
             thread: Mutex::new(Some(thread)),
@@ -205,10 +211,14 @@ impl<T: Table> WriterEngine<T> {
     }
 
     fn send(&self, job: Job) -> Result<(), EngineError> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let jobs = queue.jobs.as_ref().ok_or(EngineError::Closed)?;
-        jobs.send(job).map_err(|_| EngineError::Closed)
+        send(&self.queue, job)
     }
+}
+
+fn send(queue: &Mutex<Queue>, job: Job) -> Result<(), EngineError> {
+    let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let jobs = queue.jobs.as_ref().ok_or(EngineError::Closed)?;
+    jobs.send(job).map_err(|_| EngineError::Closed)
 }
 
 impl<T: Table> Shared<T> {
@@ -241,6 +251,11 @@ impl<T: Table> Shared<T> {
                 heads.len() < enough
             })?;
         let cut = heads.len() == enough;
+        Ok((self.assemble(heads)?, cut))
+    }
+
+    /// Keys and whole values from what the table has; without those that went meanwhile.
+    fn assemble(&self, heads: Vec<(Bytes, Bytes)>) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         let mut rows = Vec::with_capacity(heads.len());
         for (physical, head) in heads {
             let key = split::logical(&physical);
@@ -253,7 +268,7 @@ impl<T: Table> Shared<T> {
                 }
             }
         }
-        Ok((rows, cut))
+        Ok(rows)
     }
 }
 
@@ -369,6 +384,17 @@ impl<T: Table> Engine for WriterEngine<T> {
         let (reply, answer) = oneshot::channel();
         self.send(Job::Watch(stream, reply))?;
         answer.await.map_err(|_| EngineError::Closed)?
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, SnapshotError> {
+        let (tap, changes) = tap::pair();
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Tap(tap, reply))?;
+        if !answer.await.map_err(|_| EngineError::Closed)? {
+            return Err(SnapshotError::Busy);
+        }
+        let (shared, queue) = (Arc::clone(&self.shared), Arc::clone(&self.queue));
+        Ok(Box::new(TapSnapshot::new(shared, queue, changes)))
     }
 
     fn health(&self) -> Health {

@@ -121,6 +121,7 @@ pub const METRICS: &[Metric] = &[
     metric("trunkline_store_stuck_seconds", Kind::Gauge, "seconds", &[], "How long the oldest commit has been waiting without any progress"),
     metric("trunkline_store_disk_bytes", Kind::Gauge, "bytes", &[], "Size of the store on disk, as last measured"),
     metric("trunkline_store_free_bytes", Kind::Gauge, "bytes", &[], "What the store's file system has left for the daemon"),
+    metric("trunkline_backups_total", Kind::Counter, "backups", &[("outcome", &["completed", "failed"])], "Backups of the running daemon by how they ended"),
     metric("trunkline_store_open_seconds", Kind::Gauge, "seconds", &[], "How long opening the store took at the last start"),
 
     metric("trunkline_api_requests_total", Kind::Counter, "calls", &[("service", &[]), ("method", &[]), ("code", &[])], "Calls answered, by gRPC status code"),

@@ -64,6 +64,10 @@ const FILES: &[(&str, &[&str])] = &[
     ("src/cli/serve.rs", &["daemon", "telemetry", "lifecycle"]),
     // `trunkline config check` judges as the daemon does.
     ("src/cli/config.rs", &["daemon"]),
+    // The store of a daemon that is stopped, and a store that is yet to be.
+    ("src/cli/backup/mod.rs", &["daemon"]),
+    ("src/cli/backup/make.rs", &["daemon"]),
+    ("src/cli/backup/put_back.rs", &["daemon"]),
 ];
 
 /// A crate from outside, and where alone it may be named.

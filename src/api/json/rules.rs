@@ -39,6 +39,7 @@ SubscriptionService.DeleteDeadLetter   DELETE /v1/{name=workspaces/*/subscriptio
 TokenService.CreateToken               POST   /v1/tokens
 TokenService.ListTokens                GET    /v1/tokens
 TokenService.RevokeToken               POST   /v1/{name=tokens/*}:revoke
+BackupService.Backup                   POST   /v1/backups
 ";
 
 /// A method as HTTP sees it.

@@ -1,5 +1,6 @@
 //! Facts about a link that must outlive the process: whether it was ever confirmed, whether the last
-//! run ended cleanly, and which app-state collections still have to be synchronised.
+//! run ended cleanly, which app-state collections still have to be synchronised, and of which generation
+//! of the store its keys are.
 
 use wacore::appstate::patch_decode::WAPatchName;
 
@@ -35,13 +36,35 @@ fn running() -> KeyId {
     KeyId::name("running")
 }
 
+fn generation_id() -> KeyId {
+    KeyId::name("generation")
+}
+
 fn collection(name: WAPatchName) -> KeyId {
     KeyId::name(name.as_str())
 }
 
+/// Marks a session's keys as being of this generation of the store.
+pub(super) fn of_generation(batch: KeyBatch, generation: u64) -> KeyBatch {
+    let number = generation.to_be_bytes().to_vec();
+    batch.put(KeyKind::Meta, generation_id(), number)
+}
+
+/// Owes every collection from its snapshot.
+pub(super) fn all_owed(batch: KeyBatch) -> KeyBatch {
+    COLLECTIONS.iter().fold(batch, |batch, name| {
+        batch.put(
+            KeyKind::SyncOwed,
+            collection(*name),
+            vec![Owed::Snapshot as u8],
+        )
+    })
+}
+
 /// What has to be true in the same commit that first stores an account: nobody has confirmed the link
-/// yet, and everything is still to be synchronised.
-pub(super) fn link_begins(batch: KeyBatch) -> KeyBatch {
+/// yet, everything is still to be synchronised, and the keys are of this generation.
+pub(super) fn link_begins(batch: KeyBatch, generation: u64) -> KeyBatch {
+    let batch = of_generation(batch, generation);
     let batch = batch.put(KeyKind::Meta, unconfirmed(), vec![1]).put(
         KeyKind::Meta,
         initial_sync(),
@@ -65,6 +88,13 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn new(keys: KeySpace) -> Self {
         Self { keys }
+    }
+
+    /// Of which generation of the store the keys are; 0 for those of a store that was never restored.
+    pub(super) async fn generation(&self) -> Result<u64, StoreError> {
+        let row = self.keys.get(KeyKind::Meta, &generation_id()).await?;
+        let number = row.as_deref().and_then(|row| row.try_into().ok());
+        Ok(number.map_or(0, u64::from_be_bytes))
     }
 
     /// The link was made but no login has succeeded yet.
@@ -111,14 +141,7 @@ impl Facts {
         if !self.keys.contains(KeyKind::Meta, &running()).await? {
             return Ok(false);
         }
-        let batch = KeyBatch::new().delete(KeyKind::Meta, running());
-        let batch = COLLECTIONS.iter().fold(batch, |batch, name| {
-            batch.put(
-                KeyKind::SyncOwed,
-                collection(*name),
-                vec![Owed::Snapshot as u8],
-            )
-        });
+        let batch = all_owed(KeyBatch::new().delete(KeyKind::Meta, running()));
         self.keys.commit(batch, Durability::Ordered).await?;
         Ok(true)
     }

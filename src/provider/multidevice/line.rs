@@ -14,6 +14,7 @@ use super::attempt::Attempt;
 use super::client::{self, Built, Parts};
 use super::facts::Facts;
 use super::fetch;
+use super::renewal;
 use super::send;
 use crate::domain::ids::SessionName;
 use crate::domain::message::OutboundMessage;
@@ -40,6 +41,15 @@ pub(super) struct MultideviceLine {
 
 impl MultideviceLine {
     pub(super) async fn open(name: SessionName, parts: Parts) -> Result<Self, OpenError> {
+        let renewed = renewal::settle(&parts.keys, &parts.entropy)
+            .await
+            .map_err(|error| OpenError::Store(error.to_string()))?;
+        if renewed {
+            info!(
+                workspace = %name.workspace, session = %name.session,
+                "the store was restored: Signal sessions are built anew"
+            );
+        }
         let facts = Facts::new(parts.keys.clone());
         let unclean = facts
             .settle_unclean_stop()

@@ -36,6 +36,7 @@ mod line;
 mod lru;
 mod mappings;
 mod pairing;
+mod renewal;
 mod resync;
 mod send;
 mod spent;

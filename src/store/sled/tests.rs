@@ -88,17 +88,12 @@ async fn damage_is_said_plainly_and_never_panics() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_lost_the_end_of_its_log_is_refused() {
     type Harm = fn(&Path);
-    let harms: [(&str, Harm); 6] = [
+    let harms: [(&str, Harm); 5] = [
         ("emptied", |log| fs::write(log, b"").unwrap()),
         ("removed", |log| fs::remove_file(log).unwrap()),
         ("all rubbish", |log| {
             let len = usize::try_from(fs::metadata(log).unwrap().len()).unwrap();
             fs::write(log, vec![0xa5; len]).unwrap();
-        }),
-        ("rubbish at its beginning", |log| {
-            let mut bytes = fs::read(log).unwrap();
-            bytes[2_000..6_000].fill(0x5a);
-            fs::write(log, bytes).unwrap();
         }),
         ("cut in half", |log| {
             let bytes = fs::read(log).unwrap();
@@ -131,6 +126,41 @@ async fn a_store_that_lost_the_end_of_its_log_is_refused() {
                 "{harm}: {refused}"
             );
             assert!(refused.to_string().contains("restore from a backup"));
+        }
+    }
+}
+
+/// Whether the harm hits what is still in use depends on where sled has moved it by then. Either way a row
+/// is there, or an error is: never a store that knows less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_damaged_inside_is_refused_or_whole() {
+    for at in [2_000_usize, 100_000, 600_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let engine = open(&path).unwrap();
+        for n in 0..400 {
+            let commit = put(format!("k{n}"), vec![7; 3_000]);
+            engine.commit(commit).await.unwrap();
+        }
+        engine.close().await.unwrap();
+        drop(engine);
+        let log = path.join("db");
+        let mut bytes = fs::read(&log).unwrap();
+        bytes[at..at + 4_000].fill(0x5a);
+        fs::write(&log, bytes).unwrap();
+        let engine = match open(&path) {
+            Err(refused) => {
+                assert!(matches!(refused, OpenError::Damaged { .. }), "{at}: {refused}");
+                continue;
+            }
+            Ok(engine) => engine,
+        };
+        for n in 0..400 {
+            match engine.get(format!("k{n}").as_bytes()).await {
+                Ok(Some(value)) => assert_eq!(value, vec![7; 3_000], "{at}: k{n}"),
+                Ok(None) => panic!("{at}: k{n} is gone without a word"),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
         }
     }
 }

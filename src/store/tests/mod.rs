@@ -1,5 +1,6 @@
 //! Tests of the handles, on the memory engine unless durability is the point.
 
+mod backup;
 mod journal;
 mod keyspace;
 mod outbox;

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use super::*;
 use crate::domain::ids::SubscriptionId;
 use crate::store::engine::{
-    Commit, CommitError, EngineError, Health, Receipt, Revision, Rows, Scan, Urgency,
+    Commit, CommitError, EngineError, Health, Receipt, Revision, Rows, Scan, Snapshot,
+    SnapshotError, Urgency,
 };
 
 /// Lets a number of commits through and refuses all that follow, as if the process had died.
@@ -43,6 +44,10 @@ impl Engine for Mortal {
 
     async fn watch(&self, stream: Bytes) -> Result<watch::Receiver<Revision>, EngineError> {
         self.inner.watch(stream).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, SnapshotError> {
+        self.inner.snapshot().await
     }
 
     fn health(&self) -> Health {

@@ -1,6 +1,6 @@
 //! The writer itself: gather, evaluate, apply, sync, answer.
 
-use super::{CommitJob, Job, OnFatal, Shared, Table, WatchReply};
+use super::{CommitJob, Job, OnFatal, Shared, Table, Tap, TapId, WatchReply};
 use crate::store::engine::{CommitError, Committed, EngineError, MAX_LAZY, Revision, Urgency};
 use crate::store::evaluate::{self, Accepted, View};
 use crate::store::split::{self, Stored};
@@ -34,6 +34,8 @@ pub(super) struct Writer<T: Table> {
     watchers: HashMap<Bytes, watch::Sender<Revision>>,
     /// When the first write since the last sync was applied.
     dirty_since: Option<Duration>,
+    /// The snapshot that is told of changes.
+    tap: Option<Tap>,
 }
 
 /// What one round of the writer has gathered.
@@ -44,6 +46,8 @@ struct Batch {
     settle: Vec<(u64, Vec<Bytes>)>,
     urgent: bool,
     watches: Vec<(Bytes, WatchReply)>,
+    taps: Vec<(Tap, oneshot::Sender<bool>)>,
+    untaps: Vec<(TapId, oneshot::Sender<bool>)>,
     close: Vec<oneshot::Sender<()>>,
 }
 
@@ -104,6 +108,7 @@ impl<T: Table> Writer<T> {
             heads: HashMap::new(),
             watchers: HashMap::new(),
             dirty_since: None,
+            tap: None,
         }
     }
 
@@ -135,6 +140,7 @@ impl<T: Table> Writer<T> {
                 self.sync()?;
             }
             self.answer_watches(&mut batch);
+            self.answer_taps(&mut batch);
             if !batch.close.is_empty() {
                 self.shared.stats.stopped.store(true, Ordering::Release);
                 for closed in batch.close {
@@ -156,6 +162,12 @@ impl<T: Table> Writer<T> {
                     batch.urgent = true;
                     batch.watches.push((stream, reply));
                 }
+                Job::Tap(tap, reply) => batch.taps.push((tap, reply)),
+                Job::Untap(id, reply) => {
+                    // What the snapshot shows has to be durable.
+                    batch.urgent = true;
+                    batch.untaps.push((id, reply));
+                }
                 Job::Close(reply) => {
                     batch.urgent = true;
                     batch.close.push(reply);
@@ -176,13 +188,17 @@ impl<T: Table> Writer<T> {
         };
         let planned = evaluate::evaluate(job.commit, &view)
             .and_then(|accepted| Ok((plan(&accepted, &view)?, accepted)));
-        let outcome =
-            planned.map(|(writes, accepted)| (writes, accepted.committed, accepted.heads));
+        let outcome = planned.map(|(writes, accepted)| {
+            (writes, accepted.writes, accepted.committed, accepted.heads)
+        });
         batch.urgent |= job.urgency == Urgency::Durable;
         let answer = match outcome {
-            Ok((writes, committed, heads)) => {
+            Ok((writes, changed, committed, heads)) => {
                 if batch.writes.len() + writes.len() > MAX_BATCH_KEYS && !batch.writes.is_empty() {
                     self.apply(batch)?;
+                }
+                if let Some(tap) = &mut self.tap {
+                    tap.note(&changed);
                 }
                 for (key, value) in writes {
                     batch.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
@@ -205,6 +221,9 @@ impl<T: Table> Writer<T> {
             self.shared.table.apply(std::mem::take(&mut batch.writes))?;
             let now = self.shared.clock.elapsed();
             self.dirty_since.get_or_insert(now);
+        }
+        if self.tap.as_mut().is_some_and(|tap| !tap.applied()) {
+            self.tap = None;
         }
         for (seq, keys) in batch.settle.drain(..) {
             self.shared.overlay.settle(seq, &keys);
@@ -258,6 +277,26 @@ impl<T: Table> Writer<T> {
             };
             // Whoever asked may have gone away.
             let _ = reply.send(answer);
+        }
+    }
+
+    /// After everything gathered is in the table: a snapshot that begins now finds it there, one that
+    /// ends now was told of it.
+    fn answer_taps(&mut self, batch: &mut Batch) {
+        for (id, done) in batch.untaps.drain(..) {
+            let held = self.tap.as_ref().is_some_and(|tap| tap.is(&id));
+            if held {
+                self.tap = None;
+            }
+            // Whoever asked may have gone away.
+            let _ = done.send(held);
+        }
+        for (tap, reply) in batch.taps.drain(..) {
+            let free = self.tap.as_ref().is_none_or(|tap| !tap.is_wanted());
+            if free {
+                self.tap = Some(tap);
+            }
+            let _ = reply.send(free);
         }
     }
 

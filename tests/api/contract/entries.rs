@@ -390,6 +390,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
             ("/displayName", "x"),
         )
     },
+    read(
+        Administrator,
+        "Backup",
+        r#"{"recipients":["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kudhscl8qnkkz0k"]}"#,
+    ),
     read(Administrator, "ListTokens", "{}"),
     mutation(
         Administrator,

@@ -21,14 +21,14 @@ fn newer(what: &'static str, found: Option<u8>) -> StoreError {
 }
 
 /// Encodes a row as JSON.
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+pub(in super::super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
     let mut out = vec![VERSION];
     serde_json::to_writer(&mut out, value).map_err(|e| StoreError::Serialization(Box::new(e)))?;
     Ok(out)
 }
 
 /// Decodes a row that [`to_json`] encoded.
-pub(super) fn from_json<T: DeserializeOwned>(
+pub(in super::super) fn from_json<T: DeserializeOwned>(
     what: &'static str,
     row: &[u8],
 ) -> Result<T, StoreError> {

@@ -33,7 +33,7 @@ impl DeviceStore for KeyBackend {
             KeyBatch::new().put(KeyKind::Device, KeyId::single(), codec::to_json(device)?);
         let registered = device.is_registered();
         if registered && !self.is_registered() {
-            batch = facts::link_begins(batch);
+            batch = facts::link_begins(batch, self.keys.session().generation());
         }
         self.commit_critical(batch, Durability::Durable).await?;
         self.shared.registered.store(registered, Ordering::SeqCst);

@@ -13,7 +13,7 @@
 //! further Signal state and is rebuilt.
 
 mod appsync;
-mod codec;
+pub(super) mod codec;
 mod device;
 mod inflight;
 mod pending;
