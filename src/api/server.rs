@@ -152,7 +152,7 @@ impl std::fmt::Debug for Health {
 }
 
 /// The names health is asked for: each service, and "" for the daemon.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "",
     WorkspaceServiceServer::<Workspaces>::NAME,
     SessionServiceServer::<SessionsApi>::NAME,
