@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 use support::core::{Paired, create_session, is_online, pair};
 use support::daemon::Daemon;
-use support::{eventually, log};
+use support::eventually;
 use trunkline_simulator::{Account, NewAccount, Simulator, SimulatorConfig};
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -71,16 +71,6 @@ impl World {
         }
     }
 
-    /// Where the API listens since the last start.
-    fn address(&self) -> String {
-        let lines = log::lines(&self.daemon.log());
-        let serving = lines.iter().rev().find(|line| line.carries("grpc"));
-        serving
-            .expect("the log names the address")
-            .text("grpc")
-            .to_owned()
-    }
-
     /// The customer writes; nobody has to be there.
     fn write(&self, texts: std::ops::Range<usize>) {
         for n in texts {
@@ -119,8 +109,11 @@ impl Example {
         let path = home.join("example.log");
         let log = std::fs::File::create(&path).unwrap();
         let child = command
-            .env("TRUNKLINE_URL", format!("http://{}", world.address()))
-            .env("TRUNKLINE_ADDRESS", world.address())
+            .env(
+                "TRUNKLINE_URL",
+                format!("http://{}", world.daemon.address("grpc")),
+            )
+            .env("TRUNKLINE_ADDRESS", world.daemon.address("grpc"))
             .env("TRUNKLINE_TOKEN", &world.token)
             .env("TRUNKLINE_STATE", home.join("revision"))
             .stdin(Stdio::null())

@@ -17,8 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::exit::{Exit, Failure};
-use super::tls::Tls;
-use super::{Context, words};
+use super::{Context, tls, words};
 use crate::pb;
 
 /// Where systemd's `RuntimeDirectory=trunkline` puts the socket.
@@ -261,7 +260,7 @@ async fn over_network(url: &str, ca_certificate: Option<&Path>) -> Result<Channe
     };
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
     let connected = if secure {
-        Tls::new(ca_certificate)?.connect(endpoint).await
+        tls::connect(endpoint, ca_certificate).await?
     } else {
         endpoint.connect().await
     };

@@ -3,7 +3,6 @@
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 
 use crate::support::daemon::Daemon;
-use crate::support::log;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_https_the_daemon_is_verified_and_the_token_opens_it() {
@@ -38,13 +37,7 @@ async fn over_https_the_daemon_is_verified_and_the_token_opens_it() {
         .unwrap();
     let created: serde_json::Value = serde_json::from_slice(&created.stdout).unwrap();
     let token = created["secret"].as_str().unwrap();
-    let lines = log::lines(&daemon.log());
-    let address = lines
-        .iter()
-        .find(|line| line.carries("grpc"))
-        .unwrap()
-        .text("grpc")
-        .to_owned();
+    let address = daemon.address("grpc");
     let port = address.rsplit(':').next().unwrap();
     let run = |url: String, more: &[&str]| {
         let output = daemon

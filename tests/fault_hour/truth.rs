@@ -7,7 +7,7 @@ use trunkline::pb::{ConnectionState, LoginState};
 
 use crate::fleet::{Fleet, PATIENCE};
 use crate::support::core::session;
-use crate::support::{eventually, http, log};
+use crate::support::{eventually, http};
 
 impl Fleet {
     /// Waits until everything agrees. A daemon may need a moment to notice; it may not stay wrong.
@@ -72,16 +72,14 @@ impl Fleet {
                 ));
             }
         }
-        let lines = log::lines(&self.daemon.log());
-        let serving = lines.iter().rev().find(|line| line.carries("ops")).unwrap();
-        let ops = serving.text("ops");
+        let ops = self.daemon.address("ops");
         for path in ["/livez", "/readyz"] {
-            match http::get(ops, path).await {
+            match http::get(&ops, path).await {
                 Some((200, _)) => {}
                 other => differs.push(format!("{path}: {other:?}")),
             }
         }
-        let metrics = http::get(ops, "/metrics").await.map(|(_, body)| body);
+        let metrics = http::get(&ops, "/metrics").await.map(|(_, body)| body);
         let gauges = metrics
             .as_deref()
             .map(sessions_by_state)

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic::Request;
 use trunkline::pb;
 use trunkline::telemetry::{Kind, METRICS};
@@ -12,7 +10,7 @@ use trunkline_simulator::{NewAccount, Simulator, SimulatorConfig};
 
 use crate::names::metric;
 use crate::support::daemon::Daemon;
-use crate::support::eventually;
+use crate::support::{eventually, http};
 
 const NUMBER: &str = "+2348030000001";
 const CUSTOMER: &str = "+2348030000002";
@@ -20,20 +18,8 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// `/metrics` of a daemon.
 async fn scrape(daemon: &Daemon) -> String {
-    let log = daemon.log();
-    let address = log
-        .lines()
-        .find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            line["ops"].as_str().map(str::to_owned)
-        })
-        .expect("the log names the address");
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    text
+    let answer = http::get(&daemon.address("ops"), "/metrics").await;
+    answer.expect("the daemon answers").1
 }
 
 /// The labels seen for each metric.

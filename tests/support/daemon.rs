@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -68,6 +69,16 @@ impl Daemon {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Where it listens since its last start: `listener` is `grpc` or `ops`.
+    pub(crate) fn address(&self, listener: &str) -> String {
+        // The last line may be half written.
+        let said = self.log();
+        let lines = said.lines().rev();
+        let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let address = lines.find_map(|line| line[listener].as_str().map(str::to_owned));
+        address.expect("the log names the address")
     }
 
     fn log_path(&self) -> PathBuf {

@@ -1,17 +1,15 @@
 //! Whether WhatsApp can be reached from here, and whether its clock agrees with ours.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::Uri;
 
 use super::Finding;
+use crate::cli::tls::client_config;
 use crate::config::Multidevice;
 
 const ENDPOINT: &str = "endpoint";
@@ -57,34 +55,14 @@ async fn ask(settings: &Multidevice) -> Result<String, String> {
     }
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
         .map_err(|error| error.to_string())?;
-    let tls = tokio_rustls::TlsConnector::from(tls(settings.tls_root.as_deref())?);
+    let config = client_config(settings.tls_root.as_deref())
+        .map_err(|error| format!("multidevice.tls_root: {error}"))?;
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = tls
         .connect(name, stream)
         .await
         .map_err(|error| format!("TLS: {error}"))?;
     head_of(stream, &host).await
-}
-
-fn tls(root: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(path) = root {
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| format!("multidevice.tls_root: {error}"))?;
-        for certificate in certificates {
-            roots
-                .add(certificate)
-                .map_err(|error| format!("multidevice.tls_root: {error}"))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// The head of the answer to an HTTP request; empty when there is none.
