@@ -115,7 +115,6 @@ impl Example {
             )
             .env("TRUNKLINE_ADDRESS", world.daemon.address("grpc"))
             .env("TRUNKLINE_TOKEN", &world.token)
-            .env("TRUNKLINE_STATE", home.join("revision"))
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()

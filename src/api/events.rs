@@ -1,4 +1,5 @@
-//! `EventService`: Pull (leases, see [`super::pull`]) and Watch (see [`super::watch`]).
+//! `EventService`: Pull (leases, see [`super::pull`]), the same over calls ([`super::leases`]), and Watch (see
+//! [`super::watch`]).
 
 use std::time::Duration;
 
@@ -7,12 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::gate::Gate;
-use super::names::WorkspaceName;
-use super::pull;
+use super::names::{SubscriptionName, WorkspaceName};
 use super::watch::Watch;
+use super::{leases, pull};
 use crate::delivery::Hub;
 use crate::pb::event_service_server::EventService;
-use crate::pb::{PullRequest, PullResponse, WatchRequest, WatchResponse};
+use crate::pb::{
+    LeaseEventsRequest, LeaseEventsResponse, PullRequest, PullResponse, SettleLeasesRequest,
+    SettleLeasesResponse, WatchRequest, WatchResponse,
+};
 
 /// Implements `EventService`.
 #[derive(Debug)]
@@ -50,6 +54,32 @@ impl EventService for Events {
         let caller = self.gate.caller(&request)?;
         let stream = pull::open(&self.gate, &self.hub, &caller, request.into_inner()).await?;
         Ok(Response::new(stream))
+    }
+
+    async fn lease_events(
+        &self,
+        request: Request<LeaseEventsRequest>,
+    ) -> Result<Response<LeaseEventsResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                SubscriptionName::parse("subscription", &message.subscription)
+            })
+            .await?;
+        Ok(Response::new(leases::take(&self.hub, call).await?))
+    }
+
+    async fn settle_leases(
+        &self,
+        request: Request<SettleLeasesRequest>,
+    ) -> Result<Response<SettleLeasesResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                SubscriptionName::parse("subscription", &message.subscription)
+            })
+            .await?;
+        Ok(Response::new(leases::settle(&self.hub, call).await?))
     }
 
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;

@@ -15,6 +15,7 @@ mod fields;
 mod gate;
 pub mod json;
 mod layer;
+mod leases;
 mod media;
 mod messages;
 mod names;

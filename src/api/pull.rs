@@ -27,17 +27,18 @@ use crate::pb::{
 use crate::store::LookupError;
 
 /// Most ack ids in one message.
-const MAX_ACK_IDS: usize = 1_000;
+pub(super) const MAX_ACK_IDS: usize = 1_000;
 
 /// Most events one stream may hold.
 const MAX_EVENTS: i64 = 10_000;
 
 /// Bounds of what an extend may ask for.
-const EXTEND: std::ops::RangeInclusive<Duration> =
+pub(super) const EXTEND: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(10)..=Duration::from_mins(10);
 
 /// Bounds of what a nack may ask for.
-const DELAY: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
+pub(super) const DELAY: std::ops::RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_mins(10);
 
 /// Frames that wait for a slow client.
 const BUFFER: usize = 4;
@@ -67,14 +68,7 @@ pub(super) async fn open(
     let consumer = hub
         .open(&workspace, &name.subscription, credit)
         .await
-        .map_err(|error| match error {
-            OpenError::NoCredit => no_credit("open"),
-            OpenError::Lookup(LookupError::NotFound { .. }) => {
-                ApiError::not_found(&name.to_string())
-            }
-            OpenError::Lookup(LookupError::Store(error)) => error.into(),
-            OpenError::Draining => faults::draining(),
-        })?;
+        .map_err(|error| refusal(&name, error))?;
     let (out, stream) = mpsc::channel(BUFFER);
     let opened = PullOpened {
         subscription: name.to_string(),
@@ -85,6 +79,16 @@ pub(super) async fn open(
     let standing = caller.standing.within(&workspace, &name);
     contain::spawn(out.clone(), standing, serve(name, consumer, asked, out));
     Ok(ReceiverStream::new(stream))
+}
+
+/// Why a subscription cannot be consumed.
+pub(super) fn refusal(name: &SubscriptionName, error: OpenError) -> ApiError {
+    match error {
+        OpenError::NoCredit => no_credit("open"),
+        OpenError::Lookup(LookupError::NotFound { .. }) => ApiError::not_found(&name.to_string()),
+        OpenError::Lookup(LookupError::Store(error)) => error.into(),
+        OpenError::Draining => faults::draining(),
+    }
 }
 
 fn credit(open: &PullOpen) -> Result<Credit, ApiError> {
@@ -261,7 +265,8 @@ fn show(name: &SubscriptionName, delivery: Delivery) -> Result<Answer, ApiError>
     }
 }
 
-fn lease(workspace: &WorkspaceId, delivered: Delivered) -> pb::Lease {
+/// A lease as clients see it.
+pub(super) fn lease(workspace: &WorkspaceId, delivered: Delivered) -> pb::Lease {
     pb::Lease {
         ack_id: delivered.ack_id,
         event: Some(convert::event(workspace, delivered.event)),
@@ -270,7 +275,8 @@ fn lease(workspace: &WorkspaceId, delivered: Delivered) -> pb::Lease {
     }
 }
 
-fn result(settled: &Settled) -> PullResult {
+/// What became of an operation, as clients see it.
+pub(super) fn result(settled: &Settled) -> PullResult {
     let operation = match settled.kind {
         OperationKind::Ack => PullOperation::Ack,
         OperationKind::Nack => PullOperation::Nack,
@@ -280,6 +286,7 @@ fn result(settled: &Settled) -> PullResult {
         Outcome::Confirmed => PullOutcome::Confirmed,
         Outcome::Ended => PullOutcome::LeaseEnded,
         Outcome::Invalid => PullOutcome::InvalidAckId,
+        Outcome::Waiting => PullOutcome::Waiting,
     };
     PullResult {
         ack_id: settled.ack_id.to_string(),

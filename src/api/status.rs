@@ -57,9 +57,10 @@ pub fn code(reason: Reason) -> Code {
         | Reason::LogoutUnderWay
         | Reason::ResourceBuiltIn => Code::FailedPrecondition,
         Reason::RevisionOutOfRange => Code::OutOfRange,
-        Reason::MessageTooLarge | Reason::QuotaExceeded | Reason::TooManyStreams => {
-            Code::ResourceExhausted
-        }
+        Reason::MessageTooLarge
+        | Reason::QuotaExceeded
+        | Reason::TooManyStreams
+        | Reason::TooManyLeases => Code::ResourceExhausted,
         Reason::Draining
         | Reason::StoreBusy
         | Reason::SessionBusy

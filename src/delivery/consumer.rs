@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::dispatch::{Ending, StreamId};
-use super::runner::{Command, Stopped};
+use super::runner::{Command, Kept, Stopped};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::store::StoreError;
@@ -97,6 +97,9 @@ pub enum Outcome {
     Ended,
     /// The token was not made for this subscription.
     Invalid,
+    /// The ack is accepted and not durable: an earlier event of the key is not settled, or was not read
+    /// yet. Only calls are told.
+    Waiting,
 }
 
 /// What became of an operation on one lease.
@@ -152,6 +155,8 @@ pub struct Consumer {
     pub(super) taken: u64,
     pub(super) ack_deadline: Duration,
     pub(super) ending: Ending,
+    /// Whether the runner is to be told of the end.
+    pub(super) open: bool,
 }
 
 impl Consumer {
@@ -173,6 +178,25 @@ impl Consumer {
         Some(parcel.delivery)
     }
 
+    /// Of a call: what was taken stays leased when the consumer is gone. Dropping this before it is done
+    /// gives everything back.
+    ///
+    /// # Errors
+    /// [`Gone`] when the stream is at its end.
+    pub(super) async fn keep(&mut self) -> Result<Kept, Gone> {
+        let (kept, answer) = oneshot::channel();
+        let command = Command::Keep {
+            stream: self.settler.stream,
+            taken: self.taken,
+            kept,
+        };
+        let sent = self.settler.runner.send(command).await;
+        sent.map_err(|_| Gone)?;
+        let kept = answer.await.map_err(|_| Gone)?;
+        self.open = false;
+        Ok(kept)
+    }
+
     /// The consumer finished in order: what it holds goes back without being charged an attempt.
     pub fn close(mut self) {
         self.ending = Ending::Orderly;
@@ -181,15 +205,14 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let runner = self.settler.runner.clone();
+        if !self.open {
+            return;
+        }
         let command = Command::Close {
             stream: self.settler.stream,
             ending: self.ending,
             taken: self.taken,
         };
-        if let Err(mpsc::error::TrySendError::Full(command)) = runner.try_send(command) {
-            // The mailbox is full: somebody has to wait, and drop cannot.
-            tokio::spawn(async move { runner.send(command).await });
-        }
+        Command::send_from_drop(self.settler.runner.clone(), command);
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Forwarder {
     pub(super) runner: mpsc::WeakSender<Command>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ack_deadline: Duration,
+    /// A call waits for its one batch, also when nothing is left of it.
+    pub(super) call: bool,
 }
 
 impl Forwarder {
@@ -84,7 +86,7 @@ impl Forwarder {
                     asked = false;
                     let number = batch.number;
                     match self.fetch(batch.leases).await {
-                        Ok(delivered) if delivered.is_empty() => {}
+                        Ok(delivered) if delivered.is_empty() && !self.call => {}
                         Ok(delivered) => room.send(Parcel {
                             batch: number,
                             delivery: Delivery::Leases(delivered),

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::consumer::{Consumer, MAX_UNREAD_RESULTS, Settler};
 use super::dispatch::{Credit, Ending};
-use super::runner::{Command, MAILBOX, Runner, Stopped};
+use super::runner::{CallPort, Command, MAILBOX, Runner, Stopped};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
 use crate::store::{LookupError, StoreError, WorkspaceStore};
@@ -73,10 +73,22 @@ impl Hub {
         if credit.events == 0 || credit.bytes == 0 {
             return Err(OpenError::NoCredit);
         }
+        self.open_with(workspace, subscription, credit, || None)
+            .await
+    }
+
+    /// Opens a stream, or one for a call.
+    pub(super) async fn open_with(
+        &self,
+        workspace: &WorkspaceStore,
+        subscription: &SubscriptionId,
+        credit: Credit,
+        mut call: impl FnMut() -> Option<CallPort>,
+    ) -> Result<Consumer, OpenError> {
         // A runner may be at its end just now: then the next one takes the stream.
         for _ in 0..3 {
             let runner = self.runner(workspace, subscription).await?;
-            if let Some(consumer) = ask(&runner, credit).await {
+            if let Some(consumer) = ask(&runner, credit, call()).await {
                 return Ok(consumer);
             }
         }
@@ -183,18 +195,23 @@ impl Hub {
 }
 
 /// Asks a runner for a stream; `None` when it is at its end.
-async fn ask(runner: &mpsc::Sender<Command>, credit: Credit) -> Option<Consumer> {
+async fn ask(
+    runner: &mpsc::Sender<Command>,
+    credit: Credit,
+    call: Option<CallPort>,
+) -> Option<Consumer> {
     let (out, deliveries) = mpsc::channel(BUFFER);
     let (opened, answer) = oneshot::channel();
     let permits = Arc::new(Semaphore::new(MAX_UNREAD_RESULTS));
     let command = Command::Open {
         credit,
+        call,
         out,
         permits: Arc::clone(&permits),
         opened,
     };
     runner.send(command).await.ok()?;
-    let (stream, ack_deadline) = answer.await.ok()?;
+    let (stream, ack_deadline) = answer.await.ok()?.accept();
     Some(Consumer {
         settler: Settler {
             stream,
@@ -205,5 +222,6 @@ async fn ask(runner: &mpsc::Sender<Command>, credit: Credit) -> Option<Consumer>
         taken: 0,
         ack_deadline,
         ending: Ending::Broken,
+        open: true,
     })
 }

@@ -8,6 +8,7 @@
 //! An ack is confirmed after it is durable: it joins the next write of its subscription, of which one is
 //! under way at a time, so it waits for two commits at most.
 
+mod calls;
 mod consumer;
 mod dispatch;
 mod forward;
@@ -20,6 +21,7 @@ mod runner;
 mod tests;
 mod token;
 
+pub use calls::{LeaseError, Outcomes};
 pub use consumer::{
     Consumer, Delivered, Delivery, Gone, Operation, OperationKind, Outcome, Settled, Settler,
 };

@@ -5,6 +5,8 @@
 //! ack is durable after two commits at the latest. Payloads are fetched by the streams' own tasks, just
 //! ahead of what their clients take.
 
+mod calls;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use crate::domain::clock::Clock;
 use crate::store::{
     Journal, LookupError, Progress, ReadError, StoreError, SubscriptionRecord, WorkspaceStore,
 };
+pub(super) use calls::{CallPort, Kept, Opening};
 
 /// How long a runner without streams stays, so that a reconnecting client finds its leases' tokens.
 const LINGER: Duration = Duration::from_secs(30);
@@ -36,12 +39,19 @@ pub(super) const MAILBOX: usize = 256;
 /// What streams ask of the runner.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Open a stream.
+    /// Open a stream, or one for a call.
     Open {
         credit: Credit,
+        call: Option<CallPort>,
         out: mpsc::Sender<Parcel>,
         permits: Arc<Semaphore>,
-        opened: oneshot::Sender<(StreamId, Duration)>,
+        opened: oneshot::Sender<Opening>,
+    },
+    /// A call is over, and its answer leaves with what it has taken up to batch `taken`.
+    Keep {
+        stream: StreamId,
+        taken: u64,
+        kept: oneshot::Sender<Kept>,
     },
     /// A stream has taken what it was given: give it more.
     Ready { stream: StreamId },
@@ -85,6 +95,8 @@ struct Port {
     batch: u64,
     /// For operations: each takes one, and gives it back when its result has been read.
     permits: Arc<Semaphore>,
+    /// Of a call.
+    call: Option<CallPort>,
 }
 
 impl Port {
@@ -162,6 +174,7 @@ impl Runner {
             ack_deadline: record.config.ack_deadline,
             max_attempts: record.config.max_attempts,
             window,
+            most_kept: calls::most_kept(window),
         };
         Ok(Self {
             clock,
@@ -242,8 +255,10 @@ impl Runner {
     /// Everything that can be done at once: give out, tell, begin to read and write.
     fn step(&mut self) {
         let now = self.clock.elapsed();
+        self.machine.tick(now);
         self.begin_read();
         self.give_out(now);
+        self.tell_calls_of_nothing();
         self.tell_outcomes();
         self.begin_write();
         self.gauges.report(self.ports.len(), self.machine.leased());
@@ -354,18 +369,24 @@ impl Runner {
         match command {
             Command::Open {
                 credit,
+                call,
                 out,
                 permits,
                 opened,
             } => {
-                let stream = self.machine.open(credit);
+                let stream = match &call {
+                    Some(_) => self.machine.open_call(credit),
+                    None => self.machine.open(credit),
+                };
                 let (forward, queue) = mpsc::channel(FORWARD);
                 let port = Port {
                     forward,
                     pending: Vec::new(),
                     batch: 0,
                     permits: Arc::clone(&permits),
+                    call,
                 };
+                let is_call = port.call.is_some();
                 let forwarder = Forwarder {
                     stream,
                     journal: self.journal.clone(),
@@ -375,18 +396,23 @@ impl Runner {
                     runner: self.back.clone(),
                     clock: Arc::clone(&self.clock),
                     ack_deadline: self.record.config.ack_deadline,
+                    call: is_call,
                 };
                 tokio::spawn(forwarder.run());
                 self.ports.insert(stream, port);
-                if opened
-                    .send((stream, self.record.config.ack_deadline))
-                    .is_err()
-                {
+                let deadline = self.record.config.ack_deadline;
+                let opening = Opening::new(stream, deadline, self.back.upgrade());
+                if opened.send(opening).is_err() {
                     self.ports.remove(&stream);
                     self.machine.close(stream, Ending::Orderly, now);
                 }
             }
-            Command::Ready { stream } => self.machine.ready(stream, now),
+            Command::Ready { stream } => self.ready(stream, now),
+            Command::Keep {
+                stream,
+                taken,
+                kept,
+            } => self.keep(stream, taken, kept, now),
             Command::Close {
                 stream,
                 ending,
@@ -421,9 +447,11 @@ impl Runner {
         now: Duration,
     ) {
         let mut results = Vec::new();
+        let mut later = Vec::new();
         let mut repeated = 0;
         for ack_id in ack_ids {
-            let answer = match self.tokens.read(&ack_id) {
+            let lease = self.tokens.read(&ack_id);
+            let answer = match lease {
                 None => Answer::Now(Outcome::Invalid),
                 Some(lease) => self.settle_one(stream, operation, lease, &ack_id, now),
             };
@@ -433,9 +461,12 @@ impl Runner {
                     kind: operation.kind(),
                     outcome,
                 }),
-                Answer::Later => {}
+                Answer::Later => later.extend(lease.map(|lease| (lease.revision, ack_id))),
                 Answer::WithFirst => repeated += 1,
             }
+        }
+        if self.is_call(stream) {
+            results.extend(self.held(later));
         }
         // No result of theirs will be read that could give these back.
         if let Some(port) = self.ports.get(&stream) {

@@ -1,5 +1,7 @@
 //! Streams over a store in memory: what consumers that misbehave do to others.
 
+mod calls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

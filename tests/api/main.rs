@@ -11,6 +11,7 @@ mod administration;
 mod contract;
 mod harness;
 mod json;
+mod leases;
 mod listing;
 mod media;
 mod messages;

@@ -99,10 +99,12 @@ impl Key {
     }
 }
 
-/// An open stream.
+/// An open stream, or a call.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) credit: Credit,
+    /// A call: it is given one batch, as large as its credit.
+    pub(super) call: bool,
     pub(super) events: u64,
     pub(super) bytes: u64,
     /// Leased events that are delivered in isolation.
@@ -117,9 +119,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(credit: Credit) -> Self {
+    pub(super) fn new(credit: Credit, call: bool) -> Self {
         Self {
             credit,
+            call,
             events: 0,
             bytes: 0,
             suspects: 0,

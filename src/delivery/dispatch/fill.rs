@@ -147,9 +147,11 @@ impl Dispatch {
 
     fn is_thirsty(&mut self, key: Hash) -> bool {
         let holder = self.keys.get(&key).and_then(|record| record.holder);
-        let can_take = holder
-            .and_then(|holder| self.streams.get(&holder))
-            .is_none_or(Stream::has_credit);
+        let can_take = match holder {
+            None => true,
+            // A call that is over takes no more.
+            Some(holder) => self.streams.get(&holder).is_some_and(Stream::has_credit),
+        };
         can_take && self.candidate(key).is_none()
     }
 

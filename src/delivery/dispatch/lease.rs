@@ -41,7 +41,7 @@ impl Dispatch {
     pub(in crate::delivery) fn ready(&mut self, id: StreamId, now: Duration) {
         self.handed_over(id, now);
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.room = Some(BATCH);
+            stream.room = Some(if stream.call { stream.credit } else { BATCH });
         }
     }
 
@@ -159,7 +159,8 @@ impl Dispatch {
             if entry.not_before > now {
                 return Stop::Done;
             }
-            if !stream.fits(entry.size) {
+            if !stream.fits(entry.size) || (stream.call && self.call_leases >= self.rules.most_kept)
+            {
                 return Stop::Full;
             }
             let suspect = entry.drops >= SUSPECT_AFTER;
@@ -185,6 +186,7 @@ impl Dispatch {
             }
             stream.on_the_way.push((revision, lease));
             stream.suspects += usize::from(suspect);
+            self.call_leases += usize::from(stream.call);
             record.leased += 1;
             record.holder = Some(id);
             record.next += 1;
@@ -231,12 +233,22 @@ impl Dispatch {
         };
         entry.state = State::Waiting;
         self.deadlines.remove(&(deadline, revision));
-        if let Some(stream) = self.streams.get_mut(&stream) {
-            stream.leases.remove(&revision);
-            stream.events = stream.events.saturating_sub(1);
-            stream.bytes = stream.bytes.saturating_sub(entry.size);
+        let holder = match self.streams.get_mut(&stream) {
+            Some(open) => Some(open),
+            None => self.kept.get_mut(&stream),
+        };
+        if let Some(holder) = holder {
+            holder.leases.remove(&revision);
+            holder.events = holder.events.saturating_sub(1);
+            holder.bytes = holder.bytes.saturating_sub(entry.size);
             if entry.drops >= SUSPECT_AFTER {
-                stream.suspects = stream.suspects.saturating_sub(1);
+                holder.suspects = holder.suspects.saturating_sub(1);
+            }
+            if holder.call {
+                self.call_leases = self.call_leases.saturating_sub(1);
+                if holder.leases.is_empty() {
+                    self.kept.remove(&stream);
+                }
             }
         }
         if let Some(record) = self.keys.get_mut(&entry.key) {

@@ -10,6 +10,9 @@
 //! was taken is ever charged an attempt. A consumer that stops reading so holds one batch, however much
 //! credit it asked for.
 //!
+//! A call without a stream of its own is a stream for one batch; what it was given is then *kept*: it stays
+//! leased, under the call's name, when the call is over.
+//!
 //! A lease ends by ack, nack, deadline, or with its stream. When an event fails, everything later in its
 //! key is taken back too and comes again in order, without being charged: attempts count against the
 //! event that failed. The clock of a lease runs while it is the first of its key, because nothing after
@@ -18,6 +21,7 @@
 mod early;
 mod entry;
 mod fill;
+mod keep;
 mod lease;
 mod settle;
 #[cfg(test)]
@@ -48,6 +52,8 @@ pub(super) struct Rules {
     pub(super) max_attempts: u32,
     /// Most events in memory.
     pub(super) window: usize,
+    /// Most events that calls may hold together, answered or not.
+    pub(super) most_kept: usize,
 }
 
 /// What a stream may hold at any time.
@@ -90,6 +96,10 @@ pub(super) struct Dispatch {
     entries: BTreeMap<Revision, Entry>,
     keys: HashMap<Hash, Key>,
     streams: BTreeMap<StreamId, Stream>,
+    /// Calls that are over and whose leases are not.
+    kept: BTreeMap<StreamId, Stream>,
+    /// Leases of calls, answered or not.
+    call_leases: usize,
     /// Keys that no stream holds and whose next event may go out.
     ready: VecDeque<Hash>,
     /// Keys whose next event has to wait.
@@ -133,6 +143,8 @@ impl Dispatch {
             entries: BTreeMap::new(),
             keys: HashMap::new(),
             streams: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            call_leases: 0,
             ready: VecDeque::new(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
@@ -152,15 +164,19 @@ impl Dispatch {
 
     /// Opens a stream.
     pub(super) fn open(&mut self, credit: Credit) -> StreamId {
+        self.insert_stream(Stream::new(credit, false))
+    }
+
+    fn insert_stream(&mut self, stream: Stream) -> StreamId {
         let id = self.next_stream;
         self.next_stream += 1;
-        self.streams.insert(id, Stream::new(credit));
+        self.streams.insert(id, stream);
         id
     }
 
-    /// Ends a stream and takes its leases back.
+    /// Ends a stream, or what is kept of a call, and takes its leases back.
     pub(super) fn close(&mut self, id: StreamId, ending: Ending, now: Duration) {
-        let Some(stream) = self.streams.get(&id) else {
+        let Some(stream) = self.streams.get(&id).or_else(|| self.kept.get(&id)) else {
             return;
         };
         let mut firsts: HashMap<Hash, Revision> = HashMap::new();
@@ -215,15 +231,16 @@ impl Dispatch {
         std::mem::take(&mut self.outcomes)
     }
 
-    /// Whether nothing depends on this machine: no stream, nothing to write.
+    /// Whether nothing depends on this machine: no stream, no lease, nothing to write.
     pub(super) fn is_idle(&self) -> bool {
-        self.streams.is_empty() && self.writes.is_empty()
+        self.streams.is_empty() && self.kept.is_empty() && self.writes.is_empty()
     }
 
-    /// Events that streams hold.
+    /// Events that streams and calls hold.
     pub(super) fn leased(&self) -> usize {
         self.streams
             .values()
+            .chain(self.kept.values())
             .map(|stream| stream.leases.len())
             .sum()
     }

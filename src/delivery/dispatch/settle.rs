@@ -220,18 +220,25 @@ impl Dispatch {
         let Some(entry) = self.entries.get(&revision) else {
             return;
         };
-        if let State::Leased {
-            handed_over: false, ..
+        let State::Leased {
+            handed_over,
+            stream,
+            ..
         } = entry.state
-        {
+        else {
+            return;
+        };
+        if !handed_over {
             self.give_back(revision, now);
             return;
         }
         let first = self.first_leased(entry.key);
-        match first.filter(|first| *first != revision) {
+        if first.is_some_and(|first| first != revision) {
             // Its turn has not come: its clock has not begun.
-            Some(_) => self.move_deadline(revision, now + self.rules.ack_deadline),
-            None => self.fail(revision, None, true, now),
+            self.move_deadline(revision, now + self.rules.ack_deadline);
+        } else {
+            self.suspect_if_kept(revision, stream);
+            self.fail(revision, None, true, now);
         }
     }
 

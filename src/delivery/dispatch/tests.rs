@@ -116,6 +116,98 @@ fn a_poison_event_is_given_up_and_its_key_moves_on() {
     assert_eq!((writes.dead, writes.acks), (vec![(1, 3)], vec![]));
 }
 
+/// A call that is given what there is.
+fn call(world: &mut World, events: u64) -> StreamId {
+    let credit = Credit {
+        events,
+        bytes: 1_000_000,
+    };
+    let id = world.machine.open_call(credit);
+    world.streams.insert(id, credit);
+    world.calls.insert(id);
+    world.run();
+    id
+}
+
+#[test]
+fn what_a_call_was_given_outlives_it() {
+    let mut world = with_events(&[1, 1, 2], 0);
+    let id = call(&mut world, 1);
+    world.keep(id);
+    let first = world.grants[0].clone();
+    open(&mut world, 10);
+    let others: Vec<_> = world.grants[1..].iter().map(|g| g.revision).collect();
+    assert_eq!(others, vec![3], "its key is not given to others");
+    assert!(!world.machine.is_idle());
+    ack(&mut world, &first).unwrap();
+    world.run();
+    assert_eq!(world.grants.last().unwrap().revision, 2, "until it is done");
+    assert_eq!(world.machine.take_writes().acks, vec![1]);
+}
+
+#[test]
+fn what_nobody_settles_comes_again_after_the_deadline() {
+    let mut world = with_events(&[1, 1], 0);
+    let id = world.machine.open_call(Credit {
+        events: 10,
+        bytes: 10,
+    });
+    world.machine.ready(id, world.now);
+    let given = world.machine.lease(world.now);
+    world.grants.extend(given);
+    world.now += DEADLINE / 2;
+    world.keep(id);
+    world.now += DEADLINE / 2;
+    world.machine.tick(world.now);
+    assert!(world.machine.take_writes().is_empty(), "not yet");
+    world.now += DEADLINE / 2;
+    world.machine.tick(world.now);
+    assert_eq!(
+        world.machine.take_writes().charges,
+        vec![1],
+        "the first of its key"
+    );
+    world.now += Duration::from_secs(1);
+    world.machine.tick(world.now);
+    open(&mut world, 10);
+    let again: Vec<_> = world.grants[2..]
+        .iter()
+        .map(|grant| (grant.revision, grant.attempt))
+        .collect();
+    assert_eq!(again, vec![(1, 2), (2, 1)]);
+    assert!(world.machine.kept.is_empty());
+}
+
+#[test]
+fn a_call_whose_answer_did_not_leave_costs_nothing() {
+    let mut world = with_events(&[1, 2], 1);
+    let id = call(&mut world, 10);
+    world.keep(id);
+    world.machine.close(id, Ending::Orderly, world.now);
+    assert!(world.machine.take_writes().is_empty());
+    assert!(world.machine.is_idle());
+    call(&mut world, 10);
+    assert!(world.grants[2..].iter().all(|grant| grant.attempt == 1));
+    assert_eq!(world.grants.len(), 4);
+}
+
+#[test]
+fn events_that_outlive_two_deadlines_of_calls_are_tried_one_at_a_time() {
+    let mut world = with_events(&[1, 2, 3], 10);
+    for _ in 0..2 {
+        let id = call(&mut world, 10);
+        world.keep(id);
+        world.now += DEADLINE * 10;
+        world.machine.tick(world.now);
+        world.learn();
+        world.now += DEADLINE * 10;
+        world.machine.tick(world.now);
+        world.grants.clear();
+    }
+    call(&mut world, 10);
+    assert_eq!(world.grants.len(), 1);
+}
+
 #[test]
 fn the_clock_of_a_lease_runs_while_it_is_first() {
     let mut world = with_events(&[1, 1], 0);

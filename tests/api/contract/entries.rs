@@ -344,6 +344,16 @@ pub(crate) const ENTRIES: &[Entry] = &[
         "Pull",
         r#"{"open":{"subscription":"$subscription","maxEvents":1,"maxBytes":1}}"#,
     )),
+    of_resource(read(
+        Workspace,
+        "LeaseEvents",
+        r#"{"subscription":"$subscription","maxEvents":1}"#,
+    )),
+    of_resource(read(
+        Workspace,
+        "SettleLeases",
+        r#"{"subscription":"$subscription","ack":{"ackIds":["x"]}}"#,
+    )),
     read(
         Workspace,
         "Watch",

@@ -24,6 +24,19 @@ pub(super) enum Op {
         events: u64,
         bytes: u64,
     },
+    /// A call for leases.
+    Call {
+        events: u64,
+        bytes: u64,
+    },
+    /// The answer of a call leaves.
+    Keep {
+        call: usize,
+    },
+    /// What is kept of a call is taken back: its answer never left.
+    Undo {
+        call: usize,
+    },
     Close {
         stream: usize,
         broken: bool,
@@ -56,6 +69,9 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0_u8..5, 1_u64..40).prop_map(|(key, size)| Op::Append { key, size }),
         2 => (1_u64..6, 1_u64..80).prop_map(|(events, bytes)| Op::Open { events, bytes }),
+        2 => (1_u64..6, 1_u64..80).prop_map(|(events, bytes)| Op::Call { events, bytes }),
+        3 => any::<usize>().prop_map(|call| Op::Keep { call }),
+        1 => any::<usize>().prop_map(|call| Op::Undo { call }),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(stream, broken)| Op::Close { stream, broken }),
         1 => any::<usize>().prop_map(|stream| Op::Hang { stream }),
         6 => any::<usize>().prop_map(|grant| Op::Ack { grant }),
@@ -94,6 +110,8 @@ pub(super) struct World {
     pub(super) known: BTreeMap<Revision, Known>,
     pub(super) grants: Vec<Grant>,
     pub(super) streams: BTreeMap<StreamId, Credit>,
+    /// Those that are calls, also when they are over.
+    pub(super) calls: BTreeSet<StreamId>,
     /// Streams whose clients do not read.
     pub(super) hung: BTreeSet<StreamId>,
     /// Leases that no client has seen.
@@ -107,6 +125,7 @@ impl World {
             ack_deadline: DEADLINE,
             max_attempts,
             window,
+            most_kept: (window / 2).max(1),
         };
         Self {
             machine: Dispatch::new(rules.clone(), 1),
@@ -116,6 +135,7 @@ impl World {
             known: BTreeMap::new(),
             grants: Vec::new(),
             streams: BTreeMap::new(),
+            calls: BTreeSet::new(),
             hung: BTreeSet::new(),
             unseen: BTreeSet::new(),
             acks: 0,
@@ -160,6 +180,9 @@ impl World {
                 self.grants.push(grant);
             }
             self.learn();
+            let of_calls = self.held_by(|stream| self.calls.contains(&stream)).count();
+            assert_eq!(of_calls, self.machine.call_leases);
+            assert!(of_calls <= self.rules.most_kept, "calls hold too much");
             if !progress {
                 return;
             }
@@ -215,18 +238,46 @@ impl World {
         known.lease = Some((grant.lease, grant.stream));
         self.unseen.insert(grant.lease);
         let credit = self.streams[&grant.stream];
-        let held: Vec<u64> = self
-            .machine
-            .entries
-            .values()
-            .filter(|e| matches!(e.state, State::Leased { stream, .. } if stream == grant.stream))
-            .map(|entry| entry.size)
-            .collect();
+        let held: Vec<u64> = self.held_by(|stream| stream == grant.stream).collect();
         assert!(held.len() as u64 <= credit.events, "too many events");
         assert!(
             held.iter().sum::<u64>() <= credit.bytes || held.len() == 1,
             "too many bytes"
         );
+    }
+
+    /// The sizes of events leased to some streams.
+    pub(super) fn held_by(&self, these: impl Fn(StreamId) -> bool) -> impl Iterator<Item = u64> {
+        self.machine
+            .entries
+            .values()
+            .filter(
+                move |entry| matches!(entry.state, State::Leased { stream, .. } if these(stream)),
+            )
+            .map(|entry| entry.size)
+    }
+
+    /// One of the calls of which something is left, picked by number.
+    fn pick_call(&self, at: usize, open: bool) -> Option<StreamId> {
+        let wanted = |id: &&StreamId| self.streams.contains_key(*id) == open;
+        let some: Vec<_> = self.calls.iter().filter(wanted).copied().collect();
+        some.get(at.checked_rem(some.len())?).copied()
+    }
+
+    /// The answer of a call leaves, unless its client is gone.
+    pub(super) fn keep(&mut self, id: StreamId) {
+        self.streams.remove(&id);
+        if self.hung.contains(&id) {
+            self.machine.close(id, Ending::Orderly, self.now);
+            return;
+        }
+        self.machine.handed_over(id, self.now);
+        for grant in self.grants.iter().filter(|grant| grant.stream == id) {
+            if self.unseen.remove(&grant.lease) {
+                self.known.get_mut(&grant.revision).unwrap().delivered = true;
+            }
+        }
+        self.machine.keep(id);
     }
 
     pub(super) fn learn(&mut self) {
@@ -306,6 +357,25 @@ impl World {
                 let credit = Credit { events, bytes };
                 let id = self.machine.open(credit);
                 self.streams.insert(id, credit);
+            }
+            Op::Call { events, bytes } => {
+                let credit = Credit { events, bytes };
+                let id = self.machine.open_call(credit);
+                self.streams.insert(id, credit);
+                self.calls.insert(id);
+            }
+            Op::Keep { call } => {
+                if let Some(id) = self.pick_call(call, true) {
+                    self.keep(id);
+                }
+            }
+            Op::Undo { call } => {
+                if let Some(id) = self.pick_call(call, false) {
+                    let charged = self.machine.writes.charges.len();
+                    self.machine.close(id, Ending::Orderly, self.now);
+                    assert_eq!(self.machine.writes.charges.len(), charged);
+                    assert_eq!(self.held_by(|stream| stream == id).count(), 0);
+                }
             }
             Op::Close { stream, broken } => {
                 let ids: Vec<_> = self.streams.keys().copied().collect();
@@ -410,6 +480,7 @@ impl World {
             self.write();
             self.now += Duration::from_secs(30);
             self.machine.tick(self.now);
+            self.learn();
         }
         for (revision, known) in &self.known {
             assert!(known.settled, "{revision} was never settled");
@@ -418,5 +489,6 @@ impl World {
         assert!(self.machine.keys.is_empty(), "{:?}", self.machine.keys);
         assert!(self.machine.spilled.is_empty() && self.machine.delayed.is_empty());
         assert!(self.machine.deadlines.is_empty() && self.machine.early.is_empty());
+        assert!(self.machine.kept.is_empty() && self.machine.call_leases == 0);
     }
 }
