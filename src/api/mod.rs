@@ -23,6 +23,7 @@ mod once;
 mod pairing;
 pub mod ports;
 mod pull;
+mod redrive;
 pub mod server;
 mod sessions;
 pub mod status;

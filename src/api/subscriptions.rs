@@ -10,7 +10,7 @@ use super::gate::{Call, Gate};
 use super::names::{DeadLetterName, SubscriptionName, WorkspaceName, in_field, session_name};
 use super::once::{Mutation, Once, mutation};
 use super::status::ApiError;
-use super::{convert, fields};
+use super::{convert, fields, redrive};
 use crate::delivery::Hub;
 use crate::domain::event::Event;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
@@ -20,7 +20,7 @@ use crate::pb::{
     DeleteDeadLetterResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse,
     GetSubscriptionRequest, GetSubscriptionResponse, ListDeadLettersRequest,
     ListDeadLettersResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
-    SubscriptionFilter,
+    RedriveDeadLettersRequest, RedriveDeadLettersResponse, SubscriptionFilter,
 };
 use crate::store::{
     DeadLetter, Filter, LookupError, MAX_PAGE_SIZE, PageRequest, StartAt, SubscriptionConfig,
@@ -41,6 +41,7 @@ mutation! {
     CreateSubscriptionRequest is "CreateSubscription";
     DeleteSubscriptionRequest is "DeleteSubscription", with etag;
     DeleteDeadLetterRequest is "DeleteDeadLetter";
+    RedriveDeadLettersRequest is "RedriveDeadLetters";
 }
 
 listing! {
@@ -365,5 +366,18 @@ impl SubscriptionService for Subscriptions {
             })
             .await?;
         Ok(Response::new(self.delete_dead_letter(call).await?))
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<RedriveDeadLettersRequest>,
+    ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                SubscriptionName::parse("parent", &message.parent)
+            })
+            .await?;
+        Ok(Response::new(redrive::put_back(&self.once, call).await?))
     }
 }

@@ -17,6 +17,7 @@ mod refusal;
 mod send;
 mod serve;
 mod session;
+mod subscription;
 mod target;
 mod tls;
 mod token;
@@ -90,6 +91,9 @@ enum Command {
     /// Fetch the files in messages
     #[command(subcommand)]
     Media(media::MediaCommand),
+    /// List subscriptions and what they gave up; have that delivered again
+    #[command(subcommand)]
+    Subscription(subscription::SubscriptionCommand),
     /// List and create workspaces
     #[command(subcommand)]
     Workspace(workspace::WorkspaceCommand),
@@ -164,6 +168,7 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Send(command) => client(command.run(context)),
         Command::Events(command) => client(command.run(context)),
         Command::Media(command) => client(command.run(context)),
+        Command::Subscription(command) => client(command.run(context)),
         Command::Workspace(command) => client(command.run(context)),
         Command::Token(command) => client(command.run(context)),
         Command::Backup(command) => client(command.run(context)),

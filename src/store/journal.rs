@@ -190,9 +190,47 @@ impl Journal {
             subscription,
         };
         header.size = (row.encoded_len() + header.encoded_len() + ROW_OVERHEAD) as u64;
+        let append = self.queue(txn, row, header, event_id, marks.clone());
+        dedup.claim(&marks, append, event_id);
+        Ok(Queued::New { append, event_id })
+    }
+
+    /// Queues a copy of an event for one subscription alone, by number: the same event under the same id, with
+    /// a new revision. Returns its id and size, or nothing when the journal no longer has the event.
+    pub(super) async fn copy_in(
+        &self,
+        txn: &mut Txn,
+        revision: Revision,
+        subscription: u64,
+    ) -> Result<Option<(EventId, u64)>, StoreError> {
+        let scope = self.scope();
+        let row: Option<EventRow> = scope.get(&self.row_key(Kind::Journal, revision)).await?;
+        let header_key = self.row_key(Kind::JournalHeader, revision);
+        let header: Option<HeaderRow> = scope.get(&header_key).await?;
+        let Some((row, mut header)) = row.zip(header) else {
+            return Ok(None);
+        };
+        let event_id = uuid::Uuid::from_slice(&row.event_id)
+            .map(EventId)
+            .map_err(|_| StoreError::Damaged(format!("event {revision}: bad id")))?;
+        header.subscription = subscription;
+        // How long it has waited is counted from now; when it happened is in the event.
+        header.at = self.workspace.now().0;
         let size = header.size;
-        let journal = self.clone();
-        let leave = marks.clone();
+        self.queue(txn, row, header, event_id, dedup::Marks::default());
+        Ok(Some((event_id, size)))
+    }
+
+    /// Queues an event's rows, and counts them.
+    fn queue(
+        &self,
+        txn: &mut Txn,
+        row: EventRow,
+        header: HeaderRow,
+        event_id: EventId,
+        leave: dedup::Marks,
+    ) -> usize {
+        let (journal, size) = (self.clone(), header.size);
         let append = txn.append(
             self.workspace.journal_head(),
             Box::new(move |revision| {
@@ -209,8 +247,7 @@ impl Journal {
                 state.events += 1;
             },
         );
-        dedup.claim(&marks, append, event_id);
-        Ok(Queued::New { append, event_id })
+        append
     }
 
     fn rows(

@@ -96,8 +96,8 @@ pub use seal::SealError;
 pub use session::SessionStore;
 pub use sessions::{NewSession, SessionRecord, Sessions};
 pub use subscriptions::{
-    DEFAULT_SUBSCRIPTION, DeadLetter, Progress, StartAt, SubscriptionConfig, SubscriptionRecord,
-    Subscriptions,
+    DEFAULT_SUBSCRIPTION, DeadLetter, MAX_REDRIVEN, Progress, Redrive, Redriven, StartAt,
+    SubscriptionConfig, SubscriptionRecord, Subscriptions,
 };
 pub use sweeper::Swept;
 pub use tokens::{NewToken, TOKEN_PREFIX, TokenInfo, TokenKind, Tokens, Verified};

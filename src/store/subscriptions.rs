@@ -26,9 +26,11 @@ use crate::domain::clock::Timestamp;
 use crate::domain::ids::SubscriptionId;
 
 mod progress;
+mod redrive;
 mod rows;
 
 pub use progress::Progress;
+pub use redrive::{MAX_REDRIVEN, Redrive, Redriven};
 use rows::StateRow;
 
 /// The subscription every workspace has.

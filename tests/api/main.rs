@@ -16,6 +16,7 @@ mod listing;
 mod media;
 mod messages;
 mod pull;
+mod redrive;
 mod requests;
 mod serving;
 mod sessions;

@@ -38,6 +38,7 @@ SubscriptionService.ListSubscriptions  GET    /v1/{parent=workspaces/*}/subscrip
 SubscriptionService.DeleteSubscription DELETE /v1/{name=workspaces/*/subscriptions/*}
 SubscriptionService.ListDeadLetters    GET    /v1/{parent=workspaces/*/subscriptions/*}/deadLetters
 SubscriptionService.DeleteDeadLetter   DELETE /v1/{name=workspaces/*/subscriptions/*/deadLetters/*}
+SubscriptionService.RedriveDeadLetters POST   /v1/{parent=workspaces/*/subscriptions/*}/deadLetters:redrive
 TokenService.CreateToken               POST   /v1/tokens
 TokenService.ListTokens                GET    /v1/tokens
 TokenService.RevokeToken               POST   /v1/{name=tokens/*}:revoke

@@ -36,11 +36,11 @@ impl Progress {
         &self.id
     }
 
-    fn scope(&self) -> &Scope {
+    pub(super) fn scope(&self) -> &Scope {
         &self.workspace.0.root
     }
 
-    fn key(&self, kind: Kind, number: u64) -> Bytes {
+    pub(super) fn key(&self, kind: Kind, number: u64) -> Bytes {
         self.workspace
             .key(kind)
             .u64(self.number)
@@ -53,7 +53,7 @@ impl Progress {
         key.u64(self.number).finish()
     }
 
-    async fn state_in(&self, txn: &mut Txn) -> Result<StateRow, StoreError> {
+    pub(super) async fn state_in(&self, txn: &mut Txn) -> Result<StateRow, StoreError> {
         let state = txn.get(self.scope(), &self.state_key()).await?;
         state.ok_or(StoreError::Gone)
     }
@@ -394,7 +394,7 @@ impl Progress {
 /// Revisions confirmed in one commit at most.
 const MAX_ACKS: usize = 1_000;
 
-async fn finish(txn: Txn) -> Result<(), StoreError> {
+pub(super) async fn finish(txn: Txn) -> Result<(), StoreError> {
     match txn.commit().await {
         Ok(_) => Ok(()),
         // The lock keeps others away: only a deletion can come between.

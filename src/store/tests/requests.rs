@@ -164,6 +164,45 @@ async fn a_subscription_and_its_answer_are_one() {
 }
 
 #[tokio::test]
+async fn dead_letters_that_are_put_back_and_the_answer_are_one() {
+    let id = SubscriptionId::new(DEFAULT_SUBSCRIPTION).unwrap();
+    let progress = async |world: &World| {
+        let subscriptions = world.default().await.subscriptions();
+        subscriptions.progress(&id).await.unwrap()
+    };
+    let newest = async |world: &World| world.default().await.journal().size().await.unwrap().newest;
+    die_everywhere(
+        async |world| {
+            let session = world.session("line").await;
+            for n in ["1", "2"] {
+                append(&session, inbound(&person("15550001", None), n, n, NOW)).await;
+            }
+            for revision in [1, 2] {
+                let progress = progress(world).await;
+                progress.bury(revision, "MAX_ATTEMPTS", 3).await.unwrap();
+            }
+        },
+        async |world| {
+            let answer = remember(world).await;
+            progress(world)
+                .await
+                .redrive_once(None, &answer)
+                .await
+                .is_ok()
+        },
+        async |world| {
+            let dead = progress(world).await;
+            let dead = dead.dead_letters(&PageRequest::default()).await.unwrap();
+            let copied = newest(world).await > 2;
+            assert_eq!(dead.items.is_empty(), copied, "both or neither");
+            assert!([2, 4].contains(&newest(world).await));
+            copied
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_workspace_and_its_answer_are_one() {
     let id = WorkspaceId::new("shop").unwrap();
     die_everywhere(

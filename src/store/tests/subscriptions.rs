@@ -6,7 +6,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::domain::event::EventType;
+use crate::domain::event::{Event, EventType};
 use crate::domain::ids::SubscriptionId;
 
 fn id(text: &str) -> SubscriptionId {
@@ -218,6 +218,134 @@ async fn attempts_are_counted_until_the_event_is_confirmed_or_buried() {
         at: NOW,
     };
     assert_eq!(dead, [expected]);
+}
+
+/// An answer under a request id nobody used.
+async fn answer(world: &World, number: u128) -> Remember<Redrive> {
+    let requests = world.default().await.requests();
+    let id = RequestId(uuid::Uuid::from_u128(number));
+    Remember::new(requests, id, BodyHash([7; 32]), |_| Vec::new())
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_put_back_is_the_same_event_for_its_subscription_alone() {
+    let world = World::new().await;
+    let session = world.session("line").await;
+    let (ada, bob) = (person("15550001", None), person("15550002", None));
+    for (from, n) in [(&ada, "1"), (&bob, "2"), (&ada, "3")] {
+        append(&session, inbound(from, n, n, NOW)).await;
+    }
+    let workspace = world.default().await;
+    let subscriptions = workspace.subscriptions();
+    let config = SubscriptionConfig::default();
+    let other = subscriptions
+        .create(&id("other"), &config, StartAt::Oldest)
+        .await
+        .unwrap();
+    let default = progress(&world, "default").await;
+    default.count_attempts(&[1]).await.unwrap();
+    default.bury(1, "MAX_ATTEMPTS", 3).await.unwrap();
+    let redrive = default
+        .redrive_once(Some(&[1, 2]), &answer(&world, 1).await)
+        .await
+        .unwrap();
+    let journal = workspace.journal();
+    let events = journal.get_many(&[1, 4]).await.unwrap();
+    let [Some(original), Some(copy)] = &events[..] else {
+        panic!("{events:?}");
+    };
+    let expected = [
+        (1, Redriven::Back(original.event_id)),
+        (2, Redriven::NotFound),
+    ];
+    assert_eq!(redrive.letters, expected);
+    assert!(!redrive.more);
+    let expected = Event {
+        revision: 4,
+        ..original.clone()
+    };
+    assert_eq!(*copy, expected);
+    assert_eq!(default.attempts(&[4]).await.unwrap(), [0]);
+    let dead = default.dead_letters(&PageRequest::default()).await.unwrap();
+    assert!(dead.items.is_empty());
+    let confirmed = default.confirmed().await.unwrap();
+    assert!(confirmed.contains(1) && !confirmed.contains(4));
+
+    let header = journal.headers(4, 1).await.unwrap().headers.remove(0);
+    let others = progress(&world, "other").await;
+    assert!(
+        default
+            .compile(&config.filter)
+            .await
+            .unwrap()
+            .matches(&header)
+    );
+    assert!(
+        !others
+            .compile(&other.config.filter)
+            .await
+            .unwrap()
+            .matches(&header)
+    );
+    assert!(
+        !journal
+            .compile(&config.filter)
+            .await
+            .unwrap()
+            .matches(&header)
+    );
+    assert_eq!(
+        journal.headers(1, 1).await.unwrap().headers[0].key,
+        header.key
+    );
+    assert_eq!(journal.size().await.unwrap().events, 4);
+
+    // The copy can be given up and put back like any event.
+    default.bury(4, "MAX_ATTEMPTS", 3).await.unwrap();
+    let again = default
+        .redrive_once(None, &answer(&world, 2).await)
+        .await
+        .unwrap();
+    assert_eq!(again.letters, [(4, Redriven::Back(original.event_id))]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_put_back_in_parts_and_without_what_has_left_the_journal() {
+    let world = World::new().await;
+    let session = world.session("line").await;
+    fill(&session, 120).await;
+    let default = progress(&world, "default").await;
+    for revision in 1..=120 {
+        default.bury(revision, "MAX_ATTEMPTS", 1).await.unwrap();
+    }
+    let journal = world.default().await.journal();
+    journal.remove_below(3).await.unwrap();
+    let first = default
+        .redrive_once(None, &answer(&world, 1).await)
+        .await
+        .unwrap();
+    let revisions: Vec<_> = first
+        .letters
+        .iter()
+        .map(|(revision, _)| *revision)
+        .collect();
+    assert_eq!(revisions, (1..=100).collect::<Vec<_>>());
+    assert!(first.more);
+    for (revision, redriven) in first.letters {
+        let gone = redriven == Redriven::EventGone;
+        assert_eq!(gone, revision < 3, "{revision}: {redriven:?}");
+    }
+    let second = default
+        .redrive_once(None, &answer(&world, 2).await)
+        .await
+        .unwrap();
+    assert_eq!((second.letters.len(), second.more), (20, false));
+    let third = default
+        .redrive_once(None, &answer(&world, 3).await)
+        .await
+        .unwrap();
+    assert_eq!(third, Redrive::default());
+    assert_eq!(journal.size().await.unwrap().newest, 120 + 98 + 20);
 }
 
 #[tokio::test]

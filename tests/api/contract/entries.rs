@@ -391,6 +391,12 @@ pub(crate) const ENTRIES: &[Entry] = &[
             "workspaces/acme/subscriptions/core/deadLetters/1000",
         ),
     )),
+    of_resource(mutation(
+        Workspace,
+        "RedriveDeadLetters",
+        r#"{"parent":"$subscription","requestId":"$id"}"#,
+        ("/parent", "workspaces/acme/subscriptions/default"),
+    )),
     Entry {
         keeps_no_answer: true,
         ..mutation(
