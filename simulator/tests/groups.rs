@@ -131,6 +131,9 @@ async fn membership_decides_who_reads_and_writes() {
         .unwrap();
     shown(&simulator, &ana, "for ana alone").await;
     assert_eq!(ben.inbox().len(), 1);
+    let keys: Vec<Option<u32>> = ana.inbox().iter().map(|m| m.sender_key).collect();
+    assert!(keys.iter().all(Option::is_some), "{keys:?}");
+    assert_ne!(keys[0], keys[1], "Ben holds the first");
     assert!(ben.send_to_group(&group, "still here?").is_err());
 
     ana.remove_from_group(&group, &[&owner.phone()]).unwrap();

@@ -17,5 +17,6 @@ mod support;
 #[path = "../support/peer_world.rs"]
 mod world;
 
+mod all_ways;
 mod lost_state;
 mod scene;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use rand::RngExt as _;
-use wacore::libsignal::protocol::SignalProtocolError;
+use wacore::libsignal::protocol::{SenderKeyMessage, SignalProtocolError};
 use wacore::messages::{MessageUtils, unwrap_device_sent};
 use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Jid, Node};
@@ -23,6 +23,16 @@ use super::{Phone, PhoneError};
 
 /// `<enc type>` of a group ciphertext.
 const SENDER_KEY: &str = "skmsg";
+
+/// The chain of the sender key that a group message is sealed under; nothing when it was sealed for one
+/// device, as resends are.
+pub(super) fn sealed_under(stanza: &Node) -> Option<u32> {
+    let sealed = stanza
+        .get_children_by_tag("enc")
+        .find(|enc| attr(enc, "type").is_some_and(|kind| kind == SENDER_KEY))?;
+    let message = SenderKeyMessage::try_from(bytes(sealed)?).ok()?;
+    Some(message.chain_id())
+}
 
 /// What one `<enc>` of a group message brought.
 enum Brought {

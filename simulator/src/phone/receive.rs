@@ -261,6 +261,7 @@ impl Phone {
                 id: envelope.id.clone(),
                 from: envelope.from.clone(),
                 group: envelope.group.clone(),
+                sender_key: super::group::sealed_under(stanza),
                 pn: pn.map(Jid::into_non_ad),
                 lid: lid.map(Jid::into_non_ad),
                 kind: shown.kind,

@@ -50,6 +50,10 @@ pub struct Inbound {
         skip_serializing_if = "Option::is_none"
     )]
     pub group: Option<Jid>,
+    /// Which of the sender's keys a message to a group was sealed under: the number of its chain, another
+    /// one for each key. Nothing in a chat of two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender_key: Option<u32>,
     /// The sender's phone-number user, when known.
     #[serde(serialize_with = "as_optional_text")]
     pub pn: Option<Jid>,
