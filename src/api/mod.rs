@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod fields;
 mod gate;
+mod groups;
 pub mod json;
 mod layer;
 mod leases;

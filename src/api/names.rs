@@ -38,6 +38,15 @@ pub(super) struct MediaName {
     pub(super) revision: u64,
 }
 
+/// A group that a session's number is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GroupName {
+    /// The session.
+    pub(super) session: SessionName,
+    /// The group's id, as the provider gave it.
+    pub(super) group: String,
+}
+
 /// A subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SubscriptionName {
@@ -95,6 +104,43 @@ impl MediaName {
             session: SessionName::from_name(field, session).map_err(|_| wrong())?,
             revision: revision.parse().map_err(|_| wrong())?,
         })
+    }
+}
+
+impl GroupName {
+    /// Parses `workspaces/{workspace}/sessions/{session}/groups/{group}`. The id is the provider's: whether
+    /// there is such a group is not for its form to say.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        const PATTERN: &str = "workspaces/{workspace}/sessions/{session}/groups/{group}";
+        const LONGEST: usize = 64;
+        let wrong = || not_name(field, PATTERN, name);
+        let (session, group) = name.rsplit_once("/groups/").ok_or_else(wrong)?;
+        let is_id = |id: &str| {
+            (1..=LONGEST).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if !is_id(group) || group.contains('/') {
+            return Err(wrong());
+        }
+        Ok(Self {
+            session: SessionName::from_name(field, session).map_err(|_| wrong())?,
+            group: group.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/groups/{}", self.session, self.group)
+    }
+}
+
+impl Named for GroupName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.session.workspace
+    }
+
+    fn session(&self) -> Option<&SessionId> {
+        Some(&self.session.session)
     }
 }
 
@@ -237,6 +283,8 @@ mod tests {
         );
         let media = "workspaces/w/sessions/s/media/7";
         assert_eq!(MediaName::parse("name", media).unwrap().to_string(), media);
+        let group = "workspaces/w/sessions/s/groups/120363@g.us";
+        assert_eq!(GroupName::parse("name", group).unwrap().to_string(), group);
         let subscription = "workspaces/w/subscriptions/default";
         assert_eq!(
             SubscriptionName::parse("name", subscription)
@@ -256,6 +304,10 @@ mod tests {
             "workspaces/W/sessions/s/messages/1b4e28ba-2fa1-4d2b-883f-0016d3cca427",
         ] {
             assert!(MessageName::parse("name", bad).is_err(), "{bad}");
+        }
+        for bad in ["", "a/b", "a b", "ä@g.us", &"1".repeat(65)] {
+            let name = format!("workspaces/w/sessions/s/groups/{bad}");
+            assert!(GroupName::parse("name", &name).is_err(), "{bad}");
         }
         for bad in ["", "workspaces/w/subscriptions/", "subscriptions/x"] {
             assert!(SubscriptionName::parse("name", bad).is_err(), "{bad}");

@@ -1,5 +1,7 @@
 //! What the API needs from the session layer, and nothing more.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -10,7 +12,7 @@ use crate::domain::ids::{MessageId, RequestId, SessionName, WorkspaceId};
 use crate::domain::message::{Content, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
-pub use crate::session::Verb;
+pub use crate::session::{Groups, Verb};
 use crate::store::{
     BodyHash, Enqueued, NewSession, Remember, SessionRecord, SessionStore, WorkspaceStore,
 };
@@ -149,6 +151,9 @@ pub trait Sessions: Send + Sync + std::fmt::Debug {
         session: &SessionName,
         raw: &[u8],
     ) -> Result<mpsc::Receiver<Bytes>, ApiError>;
+
+    /// The groups that the session's number is in.
+    async fn groups(&self, session: &SessionName) -> Result<Arc<Groups>, ApiError>;
 
     /// Takes back a message that is still QUEUED.
     async fn cancel(

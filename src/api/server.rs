@@ -26,6 +26,7 @@ use tonic_health::server::HealthReporter;
 use super::backup::Backups;
 use super::events::Events;
 use super::gate::{Gate, Listener};
+use super::groups::GroupsApi;
 use super::json::{Front, Gateway};
 use super::layer::Around;
 use super::media::MediaApi;
@@ -42,6 +43,7 @@ use crate::domain::clock::Clock;
 use crate::pb::FILE_DESCRIPTOR_SET;
 use crate::pb::backup_service_server::BackupServiceServer;
 use crate::pb::event_service_server::EventServiceServer;
+use crate::pb::group_service_server::GroupServiceServer;
 use crate::pb::media_service_server::MediaServiceServer;
 use crate::pb::message_service_server::MessageServiceServer;
 use crate::pb::session_service_server::SessionServiceServer;
@@ -152,12 +154,13 @@ impl std::fmt::Debug for Health {
 }
 
 /// The names health is asked for: each service, and "" for the daemon.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "",
     WorkspaceServiceServer::<Workspaces>::NAME,
     SessionServiceServer::<SessionsApi>::NAME,
     MessageServiceServer::<Messages>::NAME,
     MediaServiceServer::<MediaApi>::NAME,
+    GroupServiceServer::<GroupsApi>::NAME,
     EventServiceServer::<Events>::NAME,
     SubscriptionServiceServer::<Subscriptions>::NAME,
     TokenServiceServer::<TokensApi>::NAME,
@@ -387,6 +390,7 @@ fn routes(
         Arc::clone(clock),
     );
     let media = MediaApi::new(gate.clone(), Arc::clone(sessions), stop.clone());
+    let groups = GroupsApi::new(gate.clone(), Arc::clone(sessions));
     let events = Events::new(
         gate.clone(),
         hub.clone(),
@@ -403,6 +407,7 @@ fn routes(
         )
         .add_service(MessageServiceServer::new(messages).max_decoding_message_size(MAX_REQUEST))
         .add_service(MediaServiceServer::new(media).max_decoding_message_size(MAX_REQUEST))
+        .add_service(GroupServiceServer::new(groups).max_decoding_message_size(MAX_REQUEST))
         .add_service(EventServiceServer::new(events).max_decoding_message_size(MAX_REQUEST))
         .add_service(
             SubscriptionServiceServer::new(subscriptions).max_decoding_message_size(MAX_REQUEST),

@@ -65,7 +65,8 @@ pub fn code(reason: Reason) -> Code {
         | Reason::StoreBusy
         | Reason::SessionBusy
         | Reason::SessionOffline
-        | Reason::MediaUnavailable => Code::Unavailable,
+        | Reason::MediaUnavailable
+        | Reason::ProviderUnavailable => Code::Unavailable,
         Reason::Unspecified | Reason::Internal => Code::Internal,
         Reason::RecordDamaged | Reason::MediaDamaged => Code::DataLoss,
         Reason::MethodUnknown => Code::Unimplemented,

@@ -15,8 +15,8 @@ use crate::domain::ids::{MessageId, SessionName, WorkspaceId};
 use crate::domain::message::OutboundMessage;
 use crate::domain::session::Login;
 use crate::session::{
-    self, CancelError, CommandError, CreateSessionError, DeleteSessionError, FetchError, Illegal,
-    PacingRefused, PairMode, PairingUpdate, SubmitError, Supervisor, Verb,
+    self, CancelError, CommandError, CreateSessionError, DeleteSessionError, FetchError, Groups,
+    GroupsError, Illegal, PacingRefused, PairMode, PairingUpdate, SubmitError, Supervisor, Verb,
 };
 use crate::store::{
     Enqueued, NewSession, Remember, SessionRecord, SessionStore, TransitionError, WorkspaceStore,
@@ -28,7 +28,7 @@ const STEPS: usize = 8;
 /// How long to wait for a session that is busy.
 const BUSY: Duration = Duration::from_millis(500);
 
-/// When to ask again for a file that cannot be fetched now.
+/// When to ask again for what cannot be fetched now.
 const OFFLINE: Duration = Duration::from_secs(5);
 
 /// How long a logout may take before a deletion goes on without it.
@@ -256,6 +256,24 @@ impl Sessions for Supervised {
                 ApiError::new(Reason::MessageTooLarge, error.to_string())
             }
             FetchError::Damaged(_) => ApiError::new(Reason::MediaDamaged, error.to_string()),
+        })
+    }
+
+    async fn groups(&self, session: &SessionName) -> Result<Arc<Groups>, ApiError> {
+        let groups = self.supervisor.groups(session).await;
+        groups.map_err(|error| match error {
+            GroupsError::NotConnected => {
+                let said = format!("{session} is not online");
+                ApiError::new(Reason::SessionOffline, said).retry_after(OFFLINE)
+            }
+            GroupsError::TooOften { wait } => {
+                ApiError::new(Reason::QuotaExceeded, error.to_string())
+                    .with("quota", "GROUP_QUERIES")
+                    .retry_after(wait.unwrap_or(OFFLINE))
+            }
+            GroupsError::Temporary(_) => {
+                ApiError::new(Reason::ProviderUnavailable, error.to_string()).retry_after(OFFLINE)
+            }
         })
     }
 

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod events;
 pub mod exit;
+mod group;
 mod json;
 mod media;
 mod output;
@@ -94,6 +95,9 @@ enum Command {
     /// List subscriptions and what they gave up; have that delivered again
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
+    /// List and show the groups that a number is in
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// List and create workspaces
     #[command(subcommand)]
     Workspace(workspace::WorkspaceCommand),
@@ -169,6 +173,7 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Events(command) => client(command.run(context)),
         Command::Media(command) => client(command.run(context)),
         Command::Subscription(command) => client(command.run(context)),
+        Command::Group(command) => client(command.run(context)),
         Command::Workspace(command) => client(command.run(context)),
         Command::Token(command) => client(command.run(context)),
         Command::Backup(command) => client(command.run(context)),

@@ -210,6 +210,11 @@ impl Daemon {
         pb::media_service_client::MediaServiceClient::new(self.channel.clone())
     }
 
+    /// The groups that numbers are in.
+    pub(crate) fn groups(&self) -> pb::group_service_client::GroupServiceClient<Authorized> {
+        pb::group_service_client::GroupServiceClient::new(self.channel.clone())
+    }
+
     /// The journal.
     pub(crate) fn events(&self) -> pb::event_service_client::EventServiceClient<Authorized> {
         pb::event_service_client::EventServiceClient::new(self.channel.clone())

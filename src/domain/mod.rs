@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod group;
 pub mod ids;
 pub mod media;
 pub mod message;

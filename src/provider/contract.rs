@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{DedupKey, NewEvent, ReceiptKind};
+use crate::domain::group::Group;
 use crate::domain::ids::SessionName;
 use crate::domain::message::{Content, OutboundMessage};
 use crate::domain::person::Person;
@@ -158,6 +159,13 @@ pub trait Line: Send + Sync {
     /// [`FetchError`] says whether to try again.
     async fn fetch(&self, raw: &[u8]) -> Result<Fetched, FetchError>;
 
+    /// Asks for the groups this number is in, as they are now. Traffic that the provider sees: whoever asks
+    /// does so one question at a time and not for each of its own clients.
+    ///
+    /// # Errors
+    /// [`GroupsError`] says whether to try again.
+    async fn groups(&self) -> Result<Vec<Group>, GroupsError>;
+
     /// The signs of life seen so far on this connection.
     fn traffic(&self) -> Traffic;
 
@@ -215,6 +223,23 @@ pub enum FetchError {
     /// It is not what the message says.
     #[error("the file is damaged: {0}")]
     Damaged(String),
+    /// Something passing: retry after a pause.
+    #[error("temporarily impossible: {0}")]
+    Temporary(String),
+}
+
+/// Why a number's groups are not known.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GroupsError {
+    /// Not connected: retry once the session is online.
+    #[error("not connected")]
+    NotConnected,
+    /// The provider was asked too often and wants to be left alone.
+    #[error("the provider was asked too often")]
+    TooOften {
+        /// For how long, if it said so.
+        wait: Option<Duration>,
+    },
     /// Something passing: retry after a pause.
     #[error("temporarily impossible: {0}")]
     Temporary(String),

@@ -81,6 +81,8 @@ pub(super) struct Inbound {
     durable: watch::Sender<Durable>,
     events: mpsc::Sender<LineEvent>,
     memory: Mutex<Memory>,
+    /// Changes of groups that arrived.
+    group_changes: Arc<AtomicU64>,
     /// Messages stamped before this may have been reported undecryptable to an earlier sink.
     complete_since: Timestamp,
 }
@@ -107,10 +109,16 @@ impl Inbound {
             durable: watch::channel(Durable::default()).0,
             events,
             memory: Mutex::default(),
+            group_changes: Arc::default(),
             complete_since,
         });
         tasks.spawn(Arc::clone(&inbound).write(queued).in_current_span());
         (inbound, told)
+    }
+
+    /// Counts the changes of groups that arrived; each is counted before anybody can read of it.
+    pub(super) fn group_changes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.group_changes)
     }
 
     /// Takes nothing more and waits until everything queued is durable or has failed.
@@ -202,6 +210,11 @@ impl Inbound {
                         self.learn_names(&people(&event.payload), now, &mut changes);
                     }
                     self.link_recovery(&mut event).await?;
+                    if matches!(event.payload, Payload::GroupChange { .. }) {
+                        // Before it is durable: whoever reads of the change must not be shown the group
+                        // as it was.
+                        self.group_changes.fetch_add(1, Ordering::SeqCst);
+                    }
                     self.remember_contact(&event.payload).await?;
                     if let Payload::Undecryptable {
                         sender, stanza_id, ..

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use super::groups::Groups;
 use super::state::{Illegal, PairMode};
 use super::status::SessionStatus;
 use crate::domain::clock::Timestamp;
 use crate::domain::person::Person;
-use crate::provider::contract::{FetchError, Fetched, SendError};
+use crate::provider::contract::{FetchError, Fetched, GroupsError, SendError};
 use crate::store::StoreError;
 
 /// A state change somebody asks for.
@@ -111,6 +112,9 @@ pub(super) enum Message {
     Fetch {
         raw: Arc<[u8]>,
         reply: oneshot::Sender<Result<Fetched, FetchError>>,
+    },
+    Groups {
+        reply: oneshot::Sender<Result<Arc<Groups>, GroupsError>>,
     },
     /// End in good order; credentials and wishes stay.
     Shutdown(oneshot::Sender<()>),

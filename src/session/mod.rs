@@ -26,6 +26,7 @@ pub mod breaker;
 pub mod config;
 pub mod detached;
 mod fleet;
+mod groups;
 mod holds;
 mod inbound;
 mod keeper;
@@ -42,8 +43,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use crate::provider::contract::FetchError;
+pub use crate::provider::contract::{FetchError, GroupsError};
 pub use config::{ConfigProblem, SessionConfig};
+pub use groups::Groups;
 pub use holds::Holds;
 pub use mailbox::{CommandError, PairingUpdate, Verb};
 pub use pacing::PacingRefused;

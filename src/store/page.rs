@@ -33,7 +33,8 @@ impl PageRequest {
     }
 }
 
-/// A place in a listing; only the listing that gave it understands it. Reveals no names.
+/// A place in a listing, of at most 64 bytes; only the listing that gave it understands it. Reveals no
+/// names that people chose.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PageToken(Vec<u8>);
 
@@ -43,7 +44,7 @@ pub struct PageToken(Vec<u8>);
 pub struct BadPageToken;
 
 impl PageToken {
-    pub(super) fn new(place: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn new(place: impl Into<Vec<u8>>) -> Self {
         Self(place.into())
     }
 
@@ -51,7 +52,7 @@ impl PageToken {
         self.0.as_slice().try_into().ok().map(u64::from_be_bytes)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 

@@ -13,11 +13,14 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
-use trunkline::api::ports::{Deletion, Live, PairBy, PairingProgress, Sessions, Submission, Verb};
+use trunkline::api::ports::{
+    Deletion, Groups, Live, PairBy, PairingProgress, Sessions, Submission, Verb,
+};
 use trunkline::api::server::{ApiServer, ServerOptions};
 use trunkline::api::status::{ApiError, Reason};
 use trunkline::domain::clock::{Clock, Entropy, ManualClock, SystemClock, Timestamp};
 use trunkline::domain::event::{DedupKey, NewEvent, Payload};
+use trunkline::domain::group::{Group, GroupMember, GroupRole};
 use trunkline::domain::ids::{MessageId, SessionId, SessionName, WorkspaceId};
 use trunkline::domain::media::{Media, MediaKind, Sha256};
 use trunkline::domain::message::{Content, InboundMessage, MessageState, OutboundMessage};
@@ -51,6 +54,8 @@ pub(crate) struct Obedient {
     pub(crate) left: Arc<tokio::sync::Notify>,
     /// Sessions that were logged out before they were deleted.
     pub(crate) logouts: Mutex<Vec<SessionName>>,
+    /// The groups that every number is in, in the order of their ids.
+    pub(crate) groups: Mutex<Vec<Group>>,
     /// The next creation fails after its commit.
     pub(crate) dies_after_commit: AtomicBool,
     store: OnceLock<Store>,
@@ -209,6 +214,19 @@ impl Sessions for Obedient {
         Ok(chunks)
     }
 
+    async fn groups(&self, session: &SessionName) -> Result<Arc<Groups>, ApiError> {
+        let live = self.live.lock().unwrap().get(session).cloned();
+        if live.is_none_or(|live| live.connection == Connection::Stopped) {
+            let said = format!("{session} is not online");
+            let offline = ApiError::new(Reason::SessionOffline, said);
+            return Err(offline.retry_after(Duration::from_secs(5)));
+        }
+        Ok(Arc::new(Groups {
+            groups: self.groups.lock().unwrap().clone(),
+            at: Timestamp(1_700_000_000_000),
+        }))
+    }
+
     async fn cancel(
         &self,
         session: &SessionStore,
@@ -253,6 +271,7 @@ pub(crate) struct Client {
     pub(crate) sessions: pb::session_service_client::SessionServiceClient<Wire>,
     pub(crate) messages: pb::message_service_client::MessageServiceClient<Wire>,
     pub(crate) media: pb::media_service_client::MediaServiceClient<Wire>,
+    pub(crate) groups: pb::group_service_client::GroupServiceClient<Wire>,
     pub(crate) events: pb::event_service_client::EventServiceClient<Wire>,
     pub(crate) subscriptions: pb::subscription_service_client::SubscriptionServiceClient<Wire>,
     pub(crate) tokens: pb::token_service_client::TokenServiceClient<Wire>,
@@ -271,6 +290,7 @@ impl Client {
             sessions: client!(session_service_client, SessionServiceClient),
             messages: client!(message_service_client, MessageServiceClient),
             media: client!(media_service_client, MediaServiceClient),
+            groups: client!(group_service_client, GroupServiceClient),
             events: client!(event_service_client, EventServiceClient),
             subscriptions: client!(subscription_service_client, SubscriptionServiceClient),
             tokens: client!(token_service_client, TokenServiceClient),
@@ -435,6 +455,26 @@ async fn arrive_saying(
         }),
     };
     session.apply(vec![Change::Event(event)]).await.unwrap();
+}
+
+/// A group of two, whose first member made it.
+pub(crate) fn group(id: &str, subject: &str) -> Group {
+    let member = |number: u32, role| GroupMember {
+        person: Person {
+            phone: Some(format!("+1555000000{number}")),
+            lid: Some(format!("{number}@lid")),
+            ..Person::default()
+        },
+        role,
+    };
+    Group {
+        id: id.to_owned(),
+        subject: subject.to_owned(),
+        members: vec![
+            member(1, GroupRole::Superadmin),
+            member(2, GroupRole::Member),
+        ],
+    }
 }
 
 /// The stanza id of a message event.

@@ -9,6 +9,7 @@
 mod access;
 mod administration;
 mod contract;
+mod groups;
 mod harness;
 mod json;
 mod leases;

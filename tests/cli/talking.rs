@@ -19,7 +19,7 @@ fn run(daemon: &Daemon, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn succeeds(daemon: &Daemon, arguments: &[&str]) -> String {
+pub(crate) fn succeeds(daemon: &Daemon, arguments: &[&str]) -> String {
     let output = run(daemon, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
@@ -27,7 +27,7 @@ fn succeeds(daemon: &Daemon, arguments: &[&str]) -> String {
 }
 
 #[track_caller]
-fn refuses(daemon: &Daemon, arguments: &[&str], code: i32, parts: &[&str]) {
+pub(crate) fn refuses(daemon: &Daemon, arguments: &[&str], code: i32, parts: &[&str]) {
     let output = run(daemon, arguments);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
@@ -38,7 +38,7 @@ fn refuses(daemon: &Daemon, arguments: &[&str], code: i32, parts: &[&str]) {
 }
 
 #[track_caller]
-fn json(text: &str) -> Vec<Value> {
+pub(crate) fn json(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()

@@ -1,10 +1,12 @@
 //! Between the domain's words and the API's. Total from the domain to the API: nothing is lost.
 
 mod event;
+mod group;
 mod message;
 mod session;
 
 pub(super) use event::{event, event_type, read_event_types};
+pub(super) use group::group;
 pub(super) use message::{
     content, media, message, read_chat, read_priority, read_recipient, read_states, state,
 };

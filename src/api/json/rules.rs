@@ -1,6 +1,7 @@
 //! Which HTTP request is which method: the resource's name is the path, and verbs that are not HTTP's own
 //! follow a colon (the mapping of AIP-127, AIP-131 to AIP-136).
 
+use percent_encoding::percent_decode_str;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
 /// The version every path begins with.
@@ -29,6 +30,8 @@ MessageService.GetMessage              GET    /v1/{name=workspaces/*/sessions/*/
 MessageService.ListMessages            GET    /v1/{parent=workspaces/*/sessions/*}/messages
 MessageService.CancelMessage           POST   /v1/{name=workspaces/*/sessions/*/messages/*}:cancel
 MediaService.DownloadMedia             GET    /v1/{name=workspaces/*/sessions/*/media/*}:download
+GroupService.GetGroup                  GET    /v1/{name=workspaces/*/sessions/*/groups/*}
+GroupService.ListGroups                GET    /v1/{parent=workspaces/*/sessions/*}/groups
 EventService.Watch                     GET    /v1/{parent=workspaces/*}/events:watch
 EventService.LeaseEvents               POST   /v1/{subscription=workspaces/*/subscriptions/*}:lease
 EventService.SettleLeases              POST   /v1/{subscription=workspaces/*/subscriptions/*}:settle
@@ -125,8 +128,10 @@ impl Rule {
                 literal => given == literal,
             })
         });
+        // A group's id has an `@`, which clients may or may not encode.
+        let plain = percent_decode_str(name).decode_utf8().ok()?;
         (fits && given.next().is_none()).then(|| Captured {
-            name: name.to_owned(),
+            name: plain.into_owned(),
         })
     }
 
@@ -217,8 +222,14 @@ mod tests {
             name("Watch", "workspaces/w/events:watch").unwrap(),
             "workspaces/w"
         );
+        for group in ["120363@g.us", "120363%40g.us"] {
+            let path = format!("workspaces/w/sessions/s/groups/{group}");
+            let name = name("GetGroup", &path).unwrap();
+            assert_eq!(name, "workspaces/w/sessions/s/groups/120363@g.us");
+        }
         for odd in [
             "workspaces//sessions/s",
+            "workspaces/w/sessions/s%ff",
             "workspaces/w/sessions/s/",
             "workspaces/w/sessions/s:go",
         ] {

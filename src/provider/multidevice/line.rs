@@ -14,14 +14,16 @@ use super::attempt::Attempt;
 use super::client::{self, Built, Parts};
 use super::facts::Facts;
 use super::fetch;
+use super::groups;
 use super::renewal;
 use super::send;
+use crate::domain::group::Group;
 use crate::domain::ids::SessionName;
 use crate::domain::message::OutboundMessage;
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::provider::contract::{
-    FetchError, Fetched, Line, Mode, OpenError, ProbeError, SendError, Signal,
+    FetchError, Fetched, GroupsError, Line, Mode, OpenError, ProbeError, SendError, Signal,
 };
 
 /// The reason with which a login without credentials ends.
@@ -277,6 +279,11 @@ impl Line for MultideviceLine {
     async fn fetch(&self, raw: &[u8]) -> Result<Fetched, FetchError> {
         let built = self.connected().ok_or(FetchError::NotConnected)?;
         fetch::fetch(&built, &self.parts, raw).await
+    }
+
+    async fn groups(&self) -> Result<Vec<Group>, GroupsError> {
+        let built = self.connected().ok_or(GroupsError::NotConnected)?;
+        groups::groups(&built, &self.parts).await
     }
 
     fn traffic(&self) -> Traffic {

@@ -29,6 +29,7 @@ pub mod endpoint;
 mod facts;
 mod fetch;
 mod gate;
+mod groups;
 mod handler;
 mod hook;
 mod http;

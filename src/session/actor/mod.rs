@@ -278,6 +278,7 @@ impl Actor {
                     }
                 });
             }
+            Message::Groups { reply } => self.tell_groups(reply),
             Message::Shutdown(done) => {
                 let _ = done.send(());
             }

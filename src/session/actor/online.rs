@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Actor, Exit, UPKEEP};
 use crate::domain::session::Cause;
-use crate::provider::contract::ProbeError;
+use crate::provider::contract::{GroupsError, ProbeError};
+use crate::session::groups::{GroupBook, Groups};
 use crate::session::outbound::{Ack, Sender, SenderEnd, SenderParts, Settler, look_after};
 use crate::session::stall::StallWatch;
 use crate::store::{Day, StoreError};
@@ -26,6 +27,7 @@ pub(super) struct Online {
     acks: mpsc::Sender<Ack>,
     stop: CancellationToken,
     stall: StallWatch,
+    groups: Arc<GroupBook>,
     /// When to look for signs of life, in monotonic time.
     look_at: Duration,
     probe: Option<AbortOnDropHandle<Result<(), ProbeError>>>,
@@ -106,11 +108,13 @@ impl Actor {
         let stall = StallWatch::new(&fleet.config.stall, fleet.clock.elapsed());
         let elapsed = fleet.clock.elapsed();
         let look_at = elapsed + stall.next_look(elapsed);
+        let groups = GroupBook::new(Arc::clone(&fleet.clock), open.inbound.group_changes());
         self.online = Some(Online {
             sender: Some(AbortOnDropHandle::new(self.parts.tasks.spawn(task))),
             acks,
             stop,
             stall,
+            groups,
             look_at,
             probe: None,
         });
@@ -164,6 +168,24 @@ impl Actor {
         let depth = look_after(&settler).await?;
         cell.depth.send_replace(depth);
         Ok(())
+    }
+
+    /// Says which groups the number is in, when the provider has answered.
+    pub(super) fn tell_groups(&self, mut reply: oneshot::Sender<Result<Arc<Groups>, GroupsError>>) {
+        let (Some(online), Some(open)) = (&self.online, &self.line) else {
+            let _ = reply.send(Err(GroupsError::NotConnected));
+            return;
+        };
+        let (book, line) = (Arc::clone(&online.groups), Arc::clone(&open.line));
+        self.parts.tasks.spawn(async move {
+            tokio::select! {
+                outcome = book.ask(&*line) => {
+                    let _ = reply.send(outcome);
+                }
+                // Nobody wants to know any more.
+                () = reply.closed() => {}
+            }
+        });
     }
 
     /// Passes the server's answer on to the sender.

@@ -4,6 +4,7 @@
 //! answered when their effects are durable. No guard of the registry is held across an await.
 
 mod fleetwide;
+mod groups;
 mod messages;
 
 use std::collections::BTreeMap;

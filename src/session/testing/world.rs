@@ -10,13 +10,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::clock::Clock;
+use crate::domain::group::Group;
 use crate::domain::ids::SessionName;
 use crate::domain::message::{Content, OutboundMessage};
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::provider::contract::{
-    Capabilities, EncodeError, Encoded, FetchError, Fetched, Line, Mode, OpenError, ProbeError,
-    Provider, SendError, Signal, Sink,
+    Capabilities, EncodeError, Encoded, FetchError, Fetched, GroupsError, Line, Mode, OpenError,
+    ProbeError, Provider, SendError, Signal, Sink,
 };
 use crate::session::state::NOT_PAIRED;
 use crate::store::{Durability, KeyId, KeyKind, SessionStore};
@@ -69,6 +70,8 @@ pub(in crate::session) struct Peer {
     /// Stanza ids and bytes, in the order of arrival.
     pub(in crate::session) wire: Vec<(String, Vec<u8>)>,
     pub(in crate::session) sink: Option<Arc<dyn Sink>>,
+    /// The groups the number is in.
+    pub(in crate::session) groups: Vec<Group>,
     control: Option<mpsc::UnboundedSender<Control>>,
     live: u32,
     pub(in crate::session) confirmed: bool,
@@ -397,6 +400,10 @@ impl Line for FakeLine {
         let size = data.len() as u64;
         let _ = sender.try_send(data);
         Ok(Fetched { size, chunks })
+    }
+
+    async fn groups(&self) -> Result<Vec<Group>, GroupsError> {
+        Ok(self.world.peer(&self.name, |peer| peer.groups.clone()))
     }
 
     fn traffic(&self) -> Traffic {

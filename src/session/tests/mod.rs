@@ -5,6 +5,7 @@ mod crashing;
 mod etags;
 mod fetching;
 mod fleet;
+mod groups;
 mod pairing;
 mod receiving;
 mod sending;

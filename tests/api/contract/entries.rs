@@ -8,7 +8,10 @@ use trunkline::pb;
 use trunkline::pb::token_scope::Scope;
 use trunkline::store::{SessionStore, TokenKind};
 
-use crate::harness::{Client, World, arrive, arrive_with_file, create_session, fresh};
+use crate::harness::{Client, World, arrive, arrive_with_file, create_session, fresh, group};
+
+/// A group that every number is in.
+const GROUP: &str = "1203631@g.us";
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub(crate) struct Place {
     subscription: String,
     dead_letter: String,
     media: String,
+    group: String,
 }
 
 impl Place {
@@ -41,6 +45,7 @@ impl Place {
             message: format!("{session}/messages/{message}"),
             dead_letter: format!("{subscription}/deadLetters/{revision}"),
             media: format!("{session}/media/{file}"),
+            group: format!("{session}/groups/{GROUP}"),
             workspace,
             session,
             subscription,
@@ -116,6 +121,9 @@ impl Stage {
             .revoke(administrator.info.id)
             .await
             .unwrap();
+        *world.sessions.groups.lock().unwrap() = [GROUP, "1203632@g.us", "1203633@g.us"]
+            .map(|id| group(id, "A group"))
+            .to_vec();
         *world.sessions.pairing.lock().unwrap() = Some(vec![PairingProgress::Failed {
             reason: "EXPIRED".to_owned(),
         }]);
@@ -211,6 +219,7 @@ impl Entry {
             .replace("$subscription", &place.subscription)
             .replace("$dead_letter", &place.dead_letter)
             .replace("$media", &place.media)
+            .replace("$group", &place.group)
             .replace("$token", &stage.token)
             .replace("$id", &fresh());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", self.method))
@@ -339,6 +348,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
         ),
     )),
     of_resource(read(Workspace, "DownloadMedia", r#"{"name":"$media"}"#)),
+    of_resource(read(Workspace, "GetGroup", r#"{"name":"$group"}"#)),
+    of_resource(read(Workspace, "ListGroups", r#"{"parent":"$session"}"#)),
     of_resource(read(
         Workspace,
         "Pull",
