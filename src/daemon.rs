@@ -162,6 +162,7 @@ impl Daemon {
             clock: Arc::clone(&clock),
             entropy: entropy.clone(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            media: Some(settings::media(config)),
         })
         .await?;
         let supervisor = Supervisor::new(SupervisorOptions {

@@ -81,6 +81,7 @@ async fn session() -> SessionStore {
         clock: Arc::new(SystemClock::new()),
         entropy: Entropy::from_system().unwrap(),
         release: "test".into(),
+        media: None,
     })
     .await
     .unwrap();

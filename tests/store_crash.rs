@@ -46,6 +46,7 @@ async fn open(path: &Path) -> Store {
         clock,
         entropy: Entropy::from_system().unwrap(),
         release: "test".to_owned(),
+        media: None,
     };
     Store::open(options)
         .await
@@ -113,6 +114,7 @@ fn message(request: u128) -> NewMessage {
         content: Content::Text { text: "y".into() },
         stanza_id: format!("OUT{request}"),
         encoded: vec![9; 300],
+        media: None,
         priority: Priority::Reply,
         send_after: None,
         expire_at: None,

@@ -117,6 +117,7 @@ impl From<EnqueueError> for ApiError {
     fn from(error: EnqueueError) -> Self {
         match error {
             EnqueueError::IdempotencyConflict { request_id } => conflict(request_id),
+            EnqueueError::NoMedia { what } => Self::not_found(&what),
             EnqueueError::Store(store) => store.into(),
         }
     }

@@ -11,12 +11,11 @@ use super::names::{MessageName, session_name};
 use super::once::{Once, mutation};
 use super::ports::{Sessions, Submission};
 use super::status::ApiError;
-use super::{convert, fields};
+use super::{convert, fields, outgoing};
 use crate::domain::clock::Clock;
 use crate::domain::ids::SessionName;
-use crate::domain::message::{Content, MAX_TEXT_CHARS, OutboundMessage};
+use crate::domain::message::OutboundMessage;
 use crate::pb::message_service_server::MessageService;
-use crate::pb::send_message_request::Content as Given;
 use crate::pb::{
     CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
     ListMessagesRequest, ListMessagesResponse, SendMessageRequest, SendMessageResponse,
@@ -63,15 +62,21 @@ impl Messages {
         let request_id = fields::request_id(&message.request_id)?;
         let body = BodyHash::of("SendMessage", &message.encode_to_vec());
         let to = convert::read_recipient(message.to)?;
-        let content = read_content(message.content)?;
         let priority = convert::read_priority(message.priority)?;
         let send_after = fields::moment("send_after", message.send_after)?;
         let expire_at = fields::moment("expire_at", message.expire_at)?;
 
-        let session = call.workspace.session(&name.session).await?;
+        let session = call.workspace.session(&name.session).await;
+        let session = session.map_err(|error| ApiError::from(error).at(&name))?;
         let outbox = session.outbox();
-        // A repetition is answered before times are checked: they were good when it was first asked.
-        let is_new = outbox.recall(request_id, body).await?.is_none();
+        // A repetition is answered before times and files are checked: they were good when it was first asked.
+        let earlier = outbox.recall(request_id, body).await?;
+        let is_new = earlier.is_none();
+        let (content, media) = match earlier {
+            None => outgoing::read(message.content, &session).await?,
+            // Its file may have gone since.
+            Some(earlier) => (earlier.message.content, earlier.message.media),
+        };
         let earliest = send_after.unwrap_or_default().max(self.clock.now());
         if is_new && expire_at.is_some_and(|expire_at| expire_at <= earliest) {
             return Err(ApiError::field(
@@ -84,6 +89,7 @@ impl Messages {
             body,
             to,
             content,
+            media,
             priority,
             send_after,
             expire_at,
@@ -143,21 +149,6 @@ impl Messages {
     }
 }
 
-/// Reads what to send.
-fn read_content(given: Option<Given>) -> Result<Content, ApiError> {
-    let Some(Given::Text(text)) = given else {
-        return Err(ApiError::field("text", "is required: what should be sent?"));
-    };
-    let length = text.text.chars().count();
-    if !(1..=MAX_TEXT_CHARS).contains(&length) {
-        return Err(ApiError::field(
-            "text.text",
-            format!("has {length} characters; 1 to {MAX_TEXT_CHARS} are allowed"),
-        ));
-    }
-    Ok(Content::Text { text: text.text })
-}
-
 #[tonic::async_trait]
 impl MessageService for Messages {
     async fn send_message(
@@ -168,9 +159,7 @@ impl MessageService for Messages {
             .gate
             .open(request, |message| session_name("parent", &message.parent))
             .await?;
-        let name = call.name.clone();
-        let sent = self.send(call).await;
-        Ok(Response::new(sent.map_err(|error| error.at(&name))?))
+        Ok(Response::new(self.send(call).await?))
     }
 
     async fn get_message(

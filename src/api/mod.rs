@@ -21,6 +21,7 @@ mod media;
 mod messages;
 mod names;
 mod once;
+mod outgoing;
 mod pairing;
 pub mod ports;
 mod pull;

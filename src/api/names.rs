@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::status::ApiError;
-use crate::domain::ids::{MessageId, SessionId, SessionName, SubscriptionId, WorkspaceId};
+use crate::domain::ids::{MediaId, MessageId, SessionId, SessionName, SubscriptionId, WorkspaceId};
 
 /// A resource inside a workspace.
 pub(super) trait Named: fmt::Display {
@@ -29,13 +29,22 @@ pub(super) struct MessageName {
     pub(super) message: MessageId,
 }
 
-/// A file that came with a message.
+/// A file in a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MediaName {
-    /// The session it came to.
+    /// The session it came to, or is sent from.
     pub(super) session: SessionName,
-    /// Where its event lies in the journal.
-    pub(super) revision: u64,
+    /// The file within it.
+    pub(super) file: FileId,
+}
+
+/// A file within its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileId {
+    /// It came with a message: where the event lies in the journal.
+    Arrived(u64),
+    /// It was uploaded to be sent.
+    Uploaded(MediaId),
 }
 
 /// A group that a session's number is in.
@@ -99,10 +108,14 @@ impl MediaName {
     pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
         const PATTERN: &str = "workspaces/{workspace}/sessions/{session}/media/{media}";
         let wrong = || not_name(field, PATTERN, name);
-        let (session, revision) = name.rsplit_once("/media/").ok_or_else(wrong)?;
+        let (session, file) = name.rsplit_once("/media/").ok_or_else(wrong)?;
+        let file = match file.parse() {
+            Ok(revision) => FileId::Arrived(revision),
+            Err(_) => FileId::Uploaded(file.parse().map_err(|_| wrong())?),
+        };
         Ok(Self {
             session: SessionName::from_name(field, session).map_err(|_| wrong())?,
-            revision: revision.parse().map_err(|_| wrong())?,
+            file,
         })
     }
 }
@@ -146,7 +159,10 @@ impl Named for GroupName {
 
 impl fmt::Display for MediaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/media/{}", self.session, self.revision)
+        match self.file {
+            FileId::Arrived(revision) => write!(f, "{}/media/{revision}", self.session),
+            FileId::Uploaded(id) => write!(f, "{}/media/{id}", self.session),
+        }
     }
 }
 
@@ -285,6 +301,8 @@ mod tests {
         assert_eq!(MediaName::parse("name", media).unwrap().to_string(), media);
         let group = "workspaces/w/sessions/s/groups/120363@g.us";
         assert_eq!(GroupName::parse("name", group).unwrap().to_string(), group);
+        let media = "workspaces/w/sessions/s/media/1b4e28ba-2fa1-4d2b-883f-0016d3cca427";
+        assert_eq!(MediaName::parse("name", media).unwrap().to_string(), media);
         let subscription = "workspaces/w/subscriptions/default";
         assert_eq!(
             SubscriptionName::parse("name", subscription)

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::status::ApiError;
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{MessageId, RequestId, SessionName, WorkspaceId};
+use crate::domain::ids::{MediaId, MessageId, RequestId, SessionName, WorkspaceId};
 use crate::domain::message::{Content, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
@@ -37,6 +37,8 @@ pub struct Submission {
     pub to: Person,
     /// What it says.
     pub content: Content,
+    /// The uploaded file that `content` describes.
+    pub media: Option<MediaId>,
     /// How urgent it is.
     pub priority: Priority,
     /// Not before this.

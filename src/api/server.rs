@@ -389,7 +389,12 @@ fn routes(
         Arc::clone(sessions),
         Arc::clone(clock),
     );
-    let media = MediaApi::new(gate.clone(), Arc::clone(sessions), stop.clone());
+    let media = MediaApi::new(
+        gate.clone(),
+        Arc::clone(&once),
+        Arc::clone(sessions),
+        stop.clone(),
+    );
     let groups = GroupsApi::new(gate.clone(), Arc::clone(sessions));
     let events = Events::new(
         gate.clone(),

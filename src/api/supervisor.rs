@@ -214,6 +214,7 @@ impl Sessions for Supervised {
             body: submission.body,
             to: submission.to,
             content: submission.content,
+            media: submission.media,
             priority: submission.priority,
             send_after: submission.send_after,
             expire_at: submission.expire_at,

@@ -23,6 +23,7 @@ mod target;
 mod tls;
 mod token;
 mod trace;
+mod upload;
 mod words;
 mod workspace;
 

@@ -8,23 +8,27 @@ use tonic::Streaming;
 use super::exit::{Exit, Failure};
 use super::json::json;
 use super::target::{Daemon, request_id};
+use super::upload::FileArgs;
 use super::{Context, session, words};
 use crate::config::duration;
 use crate::pb;
+use crate::pb::send_message_request::Content;
 use crate::pb::watch_response::Frame;
 
-/// Send a text message
+/// Send a message: a text, or a file
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  trunkline send +2348031234567 \"hello\"\n  trunkline send --session shop --to +2348031234567 \"hello\" --until read"
+    after_help = "Examples:\n  trunkline send +2348031234567 \"hello\"\n  trunkline send --session shop --to +2348031234567 \"hello\" --until read\n  trunkline send +2348031234567 --file invoice.pdf \"your invoice\""
 )]
 pub(crate) struct SendCommand {
     /// The recipient and the text; only the text when --to is given
-    #[arg(required = true, num_args = 1.., value_name = "[TO] TEXT")]
+    #[arg(required_unless_present = "file", num_args = 1.., value_name = "[TO] TEXT")]
     words: Vec<String>,
     /// The recipient: a phone number with + and country code, or an id that events carry
     #[arg(long)]
     to: Option<String>,
+    #[command(flatten)]
+    file: FileArgs,
     /// The session to send from [default: the only one]
     #[arg(long, short)]
     session: Option<String>,
@@ -75,20 +79,31 @@ impl SendCommand {
     /// timeout (75).
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let (to, text) = self.recipient_and_text()?;
+        let request_id = self.request_id.clone().unwrap_or_else(request_id);
         let daemon = Daemon::connect(context).await?;
         let parent = match &self.session {
             Some(session) => daemon.session_name(session),
             None => session::only(&daemon).await?,
         };
+        let said = match (&self.file.file, text) {
+            (Some(path), caption) => {
+                let uploaded = self
+                    .file
+                    .upload(context, &daemon, &parent, path, &request_id, caption)
+                    .await?;
+                Content::Media(uploaded)
+            }
+            (None, text) => Content::Text(pb::TextContent {
+                text: text.unwrap_or_default(),
+            }),
+        };
         // Watching begins before sending, so that no transition is missed.
         let mut statuses = watch_statuses(&daemon, &parent).await?;
         let request = pb::SendMessageRequest {
             parent,
-            request_id: self.request_id.clone().unwrap_or_else(request_id),
+            request_id,
             to: Some(recipient(&to)),
-            content: Some(pb::send_message_request::Content::Text(pb::TextContent {
-                text,
-            })),
+            content: Some(said),
             ..pb::SendMessageRequest::default()
         };
         let answer = daemon.messages().send_message(request).await?.into_inner();
@@ -111,9 +126,11 @@ impl SendCommand {
         }
     }
 
-    fn recipient_and_text(&self) -> Result<(String, String), Failure> {
+    /// Whom to, and the text; a file may go without one.
+    fn recipient_and_text(&self) -> Result<(String, Option<String>), Failure> {
         match (&self.to, &self.words[..]) {
-            (Some(to), [text]) | (None, [to, text]) => Ok((to.clone(), text.clone())),
+            (Some(to), [text]) | (None, [to, text]) => Ok((to.clone(), Some(text.clone()))),
+            (Some(to), []) | (None, [to]) if self.file.file.is_some() => Ok((to.clone(), None)),
             (None, [_, _, ..]) => Err(Failure::new(
                 Exit::Usage,
                 format!(

@@ -9,6 +9,7 @@ mod keys;
 mod listen;
 mod load;
 mod log;
+mod media;
 mod multidevice;
 mod pacing;
 mod problem;
@@ -26,6 +27,7 @@ pub use keys::{KeySource, Keys};
 pub use listen::{Listen, Listener, SocketSetting};
 pub use load::{DEFAULT_FILE, Loaded, Sources, environment, load};
 pub use log::{Log, LogFormat, Metrics};
+pub use media::Media;
 pub use multidevice::Multidevice;
 pub use pacing::Pacing;
 pub use problem::{ConfigError, Origin, Problem};
@@ -61,6 +63,8 @@ pub struct Config {
     pub stall: Stall,
     /// How fast a session sends.
     pub pacing: Pacing,
+    /// Files that were uploaded to be sent.
+    pub media: Media,
     /// Logging.
     pub log: Log,
     /// Metrics.
@@ -80,6 +84,7 @@ impl Default for Config {
             backoff: Backoff::default(),
             stall: Stall::default(),
             pacing: Pacing::default(),
+            media: Media::default(),
             log: Log::default(),
             metrics: Metrics::default(),
         }
@@ -103,6 +108,7 @@ impl Config {
         self.backoff.validate(problems);
         self.stall.validate(problems);
         self.pacing.validate(problems);
+        self.media.validate(problems);
         self.log.validate(problems);
         self.metrics.validate(problems);
     }

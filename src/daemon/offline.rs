@@ -237,6 +237,7 @@ where
         clock,
         entropy,
         release: env!("CARGO_PKG_VERSION").to_owned(),
+        media: None,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::config::{Config, KeySource};
 use crate::provider::multidevice::MultideviceConfig;
 use crate::session::SessionConfig;
 use crate::store::keyring::KekSource;
+use crate::store::media::MediaOptions;
 
 /// The multi-device provider's settings.
 pub(super) fn multidevice(config: &Config) -> Result<MultideviceConfig, BindError> {
@@ -70,6 +71,16 @@ pub(super) fn sessions(config: &Config) -> SessionConfig {
 /// 0 stands for no limit.
 fn limit(number: u64) -> Option<u64> {
     (number > 0).then_some(number)
+}
+
+/// How uploaded files are kept.
+pub(super) fn media(config: &Config) -> MediaOptions {
+    MediaOptions {
+        dir: config.state_dir.join("media"),
+        max_file: config.media.max_file,
+        max_workspace: config.media.max_workspace,
+        keep: config.media.keep,
+    }
 }
 
 /// What the API is encrypted with.

@@ -66,6 +66,7 @@ impl World {
             clock: Arc::new(clock.clone()),
             entropy: Entropy::seeded(1),
             release: "test".to_owned(),
+            media: None,
         })
         .await
         .unwrap();

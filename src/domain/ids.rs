@@ -165,6 +165,11 @@ uuid_id!(
     "message"
 );
 uuid_id!(
+    /// A file that was uploaded to be sent.
+    MediaId,
+    "media"
+);
+uuid_id!(
     /// The stable id of an event; every redelivery of the event carries the same one.
     EventId,
     "event_id"

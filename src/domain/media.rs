@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Timestamp;
+use super::ids::MediaId;
+
 /// What kind of file a message carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,9 +49,33 @@ pub struct Media {
     /// Height in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
-    /// The whole message in the provider's encoding, with what opens the file.
+    /// A small picture of it in JPEG, to be shown before the file is fetched; empty when there is none.
+    /// Only of files that are sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thumbnail: Vec<u8>,
+    /// The whole message in the provider's encoding, with what opens the file; empty for files that are
+    /// sent.
     #[serde(with = "super::message::base64_bytes")]
     pub raw: Vec<u8>,
+}
+
+/// A file that was uploaded to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedMedia {
+    /// Its id.
+    pub id: MediaId,
+    /// MIME type, as the client gave it.
+    pub mime_type: String,
+    /// Its name, if the client gave one.
+    pub file_name: Option<String>,
+    /// Length in bytes.
+    pub size: u64,
+    /// SHA-256 of the file.
+    pub sha256: Sha256,
+    /// When it was uploaded.
+    pub created_at: Timestamp,
+    /// When it goes, unless a message that waits still needs it.
+    pub expires_at: Timestamp,
 }
 
 /// A SHA-256 digest; in hexadecimal wherever it is written out.

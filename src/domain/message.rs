@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
-use super::ids::MessageId;
+use super::ids::{MediaId, MessageId};
 use super::media::Media;
 use super::person::Person;
 
@@ -193,6 +193,9 @@ pub struct OutboundMessage {
     /// The provider's complete encoding with its messageSecret, made once and reused on every retry.
     #[serde(with = "base64_bytes")]
     pub encoded: Vec<u8>,
+    /// The uploaded file it carries.
+    #[serde(default)]
+    pub media: Option<MediaId>,
     /// Where it is.
     pub state: MessageState,
     /// How urgent it is.

@@ -18,10 +18,12 @@ use crate::domain::clock::Timestamp;
 use crate::domain::event::{DedupKey, NewEvent, ReceiptKind};
 use crate::domain::group::Group;
 use crate::domain::ids::SessionName;
+use crate::domain::media::MediaKind;
 use crate::domain::message::{Content, OutboundMessage};
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::store::SessionStore;
+use crate::store::media::MediaFile;
 
 /// What a provider can do, so that the layers above never branch on its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,8 @@ pub trait Provider: Send + Sync + fmt::Debug {
     fn capabilities(&self) -> Capabilities;
 
     /// Encodes a message once, completely (with its messageSecret where the protocol has one), so that
-    /// every retry sends the same bytes under the same stanza id.
+    /// every retry sends the same bytes under the same stanza id. Of a message with a file only where the
+    /// file lies is missing, until [`Line::attach`].
     ///
     /// # Errors
     /// [`EncodeError`] when the content or the recipient cannot be carried.
@@ -166,6 +169,19 @@ pub trait Line: Send + Sync {
     /// [`GroupsError`] says whether to try again.
     async fn groups(&self) -> Result<Vec<Group>, GroupsError>;
 
+    /// Carries a file to the provider, to be sent as `kind`; the provider's own note of where it lies
+    /// there. The note is good for any number of messages.
+    ///
+    /// # Errors
+    /// [`UploadError`] says whether to try again.
+    async fn upload(&self, file: MediaFile, kind: MediaKind) -> Result<Vec<u8>, UploadError>;
+
+    /// Completes the encoding of a message with the note of where its file lies.
+    ///
+    /// # Errors
+    /// [`UploadError::Refused`] when the two do not fit together.
+    fn attach(&self, encoded: &[u8], reference: &[u8]) -> Result<Vec<u8>, UploadError>;
+
     /// The signs of life seen so far on this connection.
     fn traffic(&self) -> Traffic;
 
@@ -240,6 +256,23 @@ pub enum GroupsError {
         /// For how long, if it said so.
         wait: Option<Duration>,
     },
+    /// Something passing: retry after a pause.
+    #[error("temporarily impossible: {0}")]
+    Temporary(String),
+}
+
+/// Why a file was not carried to the provider.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UploadError {
+    /// Not connected: retry after the reconnect.
+    #[error("not connected")]
+    NotConnected,
+    /// The file cannot be read, or is not what was stored: never retried.
+    #[error("the file cannot be read: {0}")]
+    Lost(String),
+    /// The provider takes no such file: never retried.
+    #[error("the file was refused: {0}")]
+    Refused(String),
     /// Something passing: retry after a pause.
     #[error("temporarily impossible: {0}")]
     Temporary(String),

@@ -177,6 +177,12 @@ pub enum EnqueueError {
         /// The id in question.
         request_id: String,
     },
+    /// The file it carries does not exist, or no longer.
+    #[error("{what} does not exist: upload the file again")]
+    NoMedia {
+        /// Its resource name.
+        what: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

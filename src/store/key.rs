@@ -97,6 +97,10 @@ pub(super) enum Kind {
     /// Last sequence number given out in this outbox.
     OutboxNumbers = 0x43,
 
+    // A session's files.
+    /// A file that was uploaded to be sent.
+    Media = 0x44,
+
     // A session's keys: `0x80 | KeyKind`.
     /// The first of the provider's key kinds.
     Keys = 0x80,

@@ -25,6 +25,7 @@
 //!   to another event.
 //! - Writes of one session take effect in the order they were made; what a crash leaves is a prefix.
 //! - Every row that ends by time has an entry for the [`sweeper`] or lies in a range that is dropped.
+//! - Uploaded files ([`media`]) are the one thing outside the engine; a row is committed after its file.
 //! - Rows are protobuf with a version byte; numbers of kinds, states and types are never reused.
 //!
 //! Unsealed are only counters (last revision, epoch) and the format mark.
@@ -44,6 +45,7 @@ mod journal;
 mod key;
 pub mod keyring;
 mod keyspace;
+pub mod media;
 pub mod memory;
 mod migrate;
 mod named;

@@ -11,7 +11,8 @@ use super::engine::{RowError, Urgency};
 use super::errors::{LookupError, StoreError, TransitionError};
 use super::journal::Appended;
 use super::key::{Hash, Kind};
-use super::scope::{ATTEMPTS, Scope, Txn};
+use super::media::MediaStore;
+use super::scope::{ATTEMPTS, Scope, Txn, TxnError};
 use super::session::SessionStore;
 use super::sweeper;
 use crate::domain::clock::Timestamp;
@@ -140,6 +141,38 @@ impl Outbox {
         }
     }
 
+    /// Completes a message whose file the provider has now: `encoded` is what goes on the wire, on every
+    /// try. Durable on return. Whether it was still QUEUED;
+    /// otherwise nothing changes.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn complete(&self, id: MessageId, encoded: Vec<u8>) -> Result<bool, StoreError> {
+        let key = self.row_key(id);
+        for _ in 0..ATTEMPTS {
+            let mut txn = Txn::new(self.scope().engine.clone());
+            let row: Option<MessageRow> = txn.get(self.scope(), &key).await?;
+            let Some(mut row) = row else {
+                return Ok(false);
+            };
+            if state_of(row.state)? != MessageState::Queued {
+                return Ok(false);
+            }
+            row.encoded.clone_from(&encoded);
+            row.awaits_upload = false;
+            txn.put(self.scope(), key.clone(), &row)?;
+            let to = row.to.clone().map(Person::from).unwrap_or_default();
+            let open = row.open_row(id, self.chat_hash(&to));
+            txn.put(self.scope(), self.open_key(row.seq), &open)?;
+            match txn.commit().await {
+                Ok(_) => return Ok(true),
+                Err(TxnError::Conflict) => {}
+                Err(TxnError::Store(error)) => return Err(error),
+            }
+        }
+        Err(StoreError::Contended)
+    }
+
     /// Counts one more hand-over to the wire, without waiting for the disk.
     ///
     /// # Errors
@@ -214,6 +247,12 @@ impl Outbox {
                 reason: failure.reason.clone(),
                 code: failure.code,
             });
+        }
+        if step.to.is_settled()
+            && !from.is_settled()
+            && let Some(media) = row.media_id()?
+        {
+            MediaStore::release_in(self.scope(), txn, media);
         }
         txn.put(self.scope(), key.clone(), &row)?;
         let open_key = self.open_key(row.seq);

@@ -13,6 +13,7 @@ use super::errors::{CreateError, StoreError};
 use super::guard::{ClockGuard, ClockRow};
 use super::key::{KeyBuilder, Kind, SYSTEM, trailing_u64};
 use super::keyring::{Keks, UnwrapError, WorkspaceKeys};
+use super::media::{MediaOptions, Shelf};
 use super::migrate::{self, FORMAT, FormatMark};
 use super::ownership;
 use super::page::{PageRequest, PageToken};
@@ -38,6 +39,8 @@ pub struct StoreOptions {
     pub entropy: Entropy,
     /// The release that opens it, for the format mark.
     pub release: String,
+    /// How uploaded files are kept; `None` takes none.
+    pub media: Option<MediaOptions>,
 }
 
 /// Why the store did not open.
@@ -136,6 +139,7 @@ impl Store {
             clock: options.clock,
             entropy: options.entropy,
             generation: 0,
+            media: options.media.map(|media| Arc::new(Shelf::new(media))),
         };
         let engine = &*engine;
         if migrate::read_mark(engine).await?.is_none() {
@@ -173,6 +177,9 @@ impl Store {
             rotation: tokio::sync::Mutex::new(()),
         }));
         store.resume().await?;
+        if purpose == Purpose::Run {
+            store.tidy_media().await?;
+        }
         store.deleting_now().await?;
         Ok(store)
     }
@@ -224,6 +231,35 @@ impl Store {
         let workspace = self.open_workspace(&id, row.number).await?;
         workspace.resume_purges().await?;
         workspace.subscriptions().ensure_default().await
+    }
+
+    /// Removes files that a crash left without their rows. What cannot be removed stays, and is said.
+    async fn tidy_media(&self) -> Result<(), StoreError> {
+        let Some(files) = self.0.context.media.clone() else {
+            return Ok(());
+        };
+        let looking = Arc::clone(&files);
+        let found = tokio::task::spawn_blocking(move || looking.tidy())
+            .await
+            .map_err(|error| StoreError::Io(error.to_string()))?;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "the directory of uploaded files cannot be read");
+                return Ok(());
+            }
+        };
+        for file in found {
+            let key = KeyBuilder::new(file.workspace, Kind::Media as u8, file.session)
+                .uuid(file.id)
+                .finish();
+            if self.0.context.engine.get(&key).await?.is_none()
+                && let Err(error) = files.remove(&file)
+            {
+                tracing::warn!(%error, "an uploaded file without a row cannot be removed");
+            }
+        }
+        Ok(())
     }
 
     /// How the engine is doing; cheap. For readiness, the watchdog and metrics.

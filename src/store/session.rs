@@ -9,6 +9,7 @@ use super::errors::{LookupError, StoreError};
 use super::evaluate::counter;
 use super::key::Kind;
 use super::keyspace::{Deferred, KIND_COUNT, KeySpace, SharedDeferred};
+use super::media::MediaStore;
 use super::outbox::Outbox;
 use super::scope::Scope;
 use super::sessions::SessionRecord;
@@ -85,6 +86,12 @@ impl SessionStore {
     /// The provider's key space.
     pub fn keys(&self) -> KeySpace {
         KeySpace::new(self.clone())
+    }
+
+    /// The session's uploaded files; `None` in a store that keeps none.
+    pub fn media(&self) -> Option<MediaStore> {
+        let files = self.inner.workspace.0.context.media.clone()?;
+        Some(MediaStore::new(self.clone(), files))
     }
 
     /// The session's outbox.
@@ -180,5 +187,6 @@ pub(super) fn owned_kinds() -> impl Iterator<Item = u8> {
         Kind::OutboxStanza as u8,
         Kind::Outbox as u8,
         Kind::OutboxNumbers as u8,
+        Kind::Media as u8,
     ])
 }

@@ -8,6 +8,7 @@ use prost::Message;
 use super::engine::Commit;
 use super::errors::{CreateError, LookupError, StoreError, UpdateError};
 use super::key::{Kind, kind_prefix};
+use super::media;
 use super::migrate::first_version;
 use super::named::{Family, Named, NumberRow, Resource};
 use super::page::{Page, PageRequest, PageToken};
@@ -456,6 +457,8 @@ impl Sessions {
             let prefix = kind_prefix(self.workspace.0.number, kind, number);
             Scope::purge(&**engine, &prefix).await?;
         }
+        let workspace = &self.workspace.0;
+        media::purge(&workspace.context, workspace.number, Some(number)).await?;
         let done = Commit {
             delete: vec![self.purge_key(number)],
             ..Commit::default()

@@ -14,6 +14,7 @@ use super::engine::{Commit, Engine, Expectation, Scan, Urgency};
 use super::errors::StoreError;
 use super::key::{Kind, is_of, session_of};
 use super::keyspace::open_value;
+use super::media;
 use super::migrate::first_version;
 use super::outbox::ending;
 use super::scope::Scope;
@@ -152,12 +153,13 @@ async fn sweep_page(
     let targets: Vec<Bytes> = entries.iter().map(|(_, row)| row.key.clone()).collect();
     let values = root.engine.get_many(&targets).await?;
     let mut commit = Commit::default();
+    let mut files = Vec::new();
     for ((entry, row), value) in entries.into_iter().zip(values) {
         let Some(value) = value else {
             commit.delete.push(entry);
             continue;
         };
-        let Ok(life) = life(workspace, &row, &value) else {
+        let Ok(life) = life(workspace, &row, &value, now) else {
             swept.unreadable += 1;
             continue;
         };
@@ -167,6 +169,9 @@ async fn sweep_page(
             commit
                 .expect
                 .push((row.key.clone(), Expectation::Equals(value)));
+            if life.is_file {
+                files.push(row.key.clone());
+            }
             commit.delete.push(row.key);
             commit.delete.extend(life.with);
             swept.expired += 1;
@@ -180,7 +185,10 @@ async fn sweep_page(
         }
     }
     match root.engine.commit(commit).await {
-        Ok(_) => Ok(Page::Done(swept, last)),
+        Ok(_) => {
+            remove_files(workspace, files).await;
+            Ok(Page::Done(swept, last))
+        }
         Err(super::engine::CommitError::ExpectationFailed { .. }) => Ok(Page::Changed),
         Err(error) => Err(error.into()),
     }
@@ -193,16 +201,24 @@ struct Life {
     with: Option<Bytes>,
     /// It has one entry, which moves when its deadline does.
     one_entry: bool,
+    /// A file on disk goes with it.
+    is_file: bool,
 }
 
 /// How long a row lasts by now: key-space rows carry their deadline, messages are kept for a while after
 /// their last step, the others have the deadline of their entry.
-fn life(workspace: &WorkspaceStore, row: &ExpiryRow, value: &[u8]) -> Result<Life, StoreError> {
+fn life(
+    workspace: &WorkspaceStore,
+    row: &ExpiryRow,
+    value: &[u8],
+    now: Timestamp,
+) -> Result<Life, StoreError> {
     let session = session_of(&row.key).unwrap_or_default();
     let mut life = Life {
         until: Timestamp(row.at),
         with: None,
         one_entry: false,
+        is_file: false,
     };
     if session == 0 {
         return Ok(life);
@@ -219,10 +235,40 @@ fn life(workspace: &WorkspaceStore, row: &ExpiryRow, value: &[u8]) -> Result<Lif
         life.one_entry = true;
         return Ok(life);
     }
+    if is_of(&row.key, Kind::Media) {
+        life.until = media::ending(&scope, &row.key, value, now)?;
+        life.one_entry = true;
+        life.is_file = true;
+        return Ok(life);
+    }
     let (_, at) = open_value(&scope, &row.key, value)?;
     // Written again without a deadline: it stays.
     life.until = at.unwrap_or(Timestamp(u64::MAX));
     Ok(life)
+}
+
+/// Removes the files whose rows are gone; what stays goes at the next open.
+async fn remove_files(workspace: &WorkspaceStore, keys: Vec<Bytes>) {
+    let Some(shelf) = workspace.0.context.media.clone() else {
+        return;
+    };
+    let number = workspace.0.number;
+    let files: Vec<_> = keys
+        .iter()
+        .filter_map(|key| media::found(number, key))
+        .collect();
+    if files.is_empty() {
+        return;
+    }
+    let removed = tokio::task::spawn_blocking(move || {
+        files
+            .iter()
+            .map(|file| shelf.remove(file))
+            .find(Result::is_err)
+    });
+    if let Ok(Some(Err(error))) = removed.await {
+        tracing::warn!(workspace = %workspace.id(), %error, "an uploaded file cannot be removed");
+    }
 }
 
 /// Deletes one page of a range without looking at the values; whether there may be more.

@@ -15,6 +15,7 @@ use super::guard::ClockGuard;
 use super::journal::Journal;
 use super::key::{KeyBuilder, Kind, trailing_u64};
 use super::keyring::WorkspaceKeys;
+use super::media::Shelf;
 use super::migrate::first_version;
 use super::requests::Requests;
 use super::scope::Scope;
@@ -36,6 +37,8 @@ pub(super) struct Context {
     pub(super) guard: Arc<ClockGuard>,
     /// How often the store was restored; see [`super::ownership`].
     pub(super) generation: u64,
+    /// Where uploaded files lie.
+    pub(super) media: Option<Arc<Shelf>>,
 }
 
 impl Context {

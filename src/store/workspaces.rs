@@ -6,6 +6,7 @@ use crate::store::engine::{Commit, RowError, Scan, Version};
 use crate::store::errors::{CreateError, LookupError, StoreError, UpdateError};
 use crate::store::key::{Kind, workspace_prefix};
 use crate::store::keyring::WorkspaceKeys;
+use crate::store::media;
 use crate::store::named::NumberRow;
 use crate::store::page::{Page, PageRequest, PageToken};
 use crate::store::requests::Remember;
@@ -320,6 +321,7 @@ impl Store {
     pub(super) async fn purge_workspace(&self, number: u64) -> Result<(), StoreError> {
         let engine = &*self.0.context.engine;
         Scope::purge(engine, &workspace_prefix(number)).await?;
+        media::purge(&self.0.context, number, None).await?;
         let done = Commit {
             delete: vec![purge_key(number)],
             ..Commit::default()

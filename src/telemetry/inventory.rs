@@ -107,6 +107,8 @@ pub const METRICS: &[Metric] = &[
     metric("trunkline_ack_timeouts_total", Kind::Counter, "connections", &[], "Connections renewed because the server acknowledged nothing in time"),
     metric("trunkline_resends_total", Kind::Counter, "messages", &[], "Messages sent again under the same id"),
 
+    metric("trunkline_media_uploads_total", Kind::Counter, "files", &[("outcome", &["done", "not_connected", "temporary", "lost", "refused"])], "Files carried to the provider before their messages; all but lost and refused are tried again"),
+
     metric("trunkline_delivery_oldest_unacked_seconds", Kind::Gauge, "seconds", &[], "Age of the oldest event that a subscription wants and has not confirmed; subscriptions nobody ever pulled from do not count"),
     metric("trunkline_delivery_streams", Kind::Gauge, "streams", &[], "Open Pull streams"),
     metric("trunkline_delivery_leases", Kind::Gauge, "events", &[], "Events that consumers hold"),

@@ -28,6 +28,7 @@ use trunkline::domain::person::Person;
 use trunkline::domain::session::{Connection, Desired, Traffic};
 use trunkline::pb;
 use trunkline::store::keyring::Keks;
+use trunkline::store::media::MediaOptions;
 use trunkline::store::memory::MemoryEngine;
 use trunkline::store::{
     Change, Enqueued, NewMessage, NewSession, Remember, SessionRecord, SessionStore, Step, Store,
@@ -182,15 +183,17 @@ impl Sessions for Obedient {
         session: &SessionStore,
         submission: Submission,
     ) -> Result<Enqueued, ApiError> {
-        let Content::Text { text } = &submission.content else {
-            return Err(ApiError::new(Reason::UnsupportedContent, "only text"));
+        let encoded = match &submission.content {
+            Content::Text { text } => text.as_bytes().to_vec(),
+            other => format!("{other:?}").into_bytes(),
         };
-        assert_ne!(text, "panic", "asked to");
+        assert_ne!(encoded, b"panic", "asked to");
         let new = NewMessage {
             request_id: submission.request_id,
             body: submission.body,
             stanza_id: format!("3EB0{}", uuid::Uuid::new_v4().simple()),
-            encoded: text.as_bytes().to_vec(),
+            encoded,
+            media: submission.media,
             to: submission.to,
             content: submission.content,
             priority: submission.priority,
@@ -263,6 +266,8 @@ pub(crate) struct World {
     pub(crate) engine: Arc<MemoryEngine>,
     /// An administrator's token.
     pub(crate) token: String,
+    /// Where uploaded files lie.
+    pub(crate) files: tempfile::TempDir,
 }
 
 /// A client of every service with one token.
@@ -308,6 +313,7 @@ impl World {
         engine: Arc<MemoryEngine>,
         change: impl FnOnce(&mut ServerOptions),
     ) -> Self {
+        let files = tempfile::tempdir().unwrap();
         let clock = ManualClock::at(SystemClock::new().now());
         let store = Store::open(StoreOptions {
             engine: Arc::clone(&engine) as _,
@@ -315,6 +321,12 @@ impl World {
             clock: Arc::new(clock.clone()),
             entropy: Entropy::from_system().unwrap(),
             release: "test".to_owned(),
+            media: Some(MediaOptions {
+                dir: files.path().join("media"),
+                max_file: 1 << 20,
+                max_workspace: 3 << 20,
+                keep: Duration::from_hours(24),
+            }),
         })
         .await
         .unwrap();
@@ -341,6 +353,7 @@ impl World {
             clock,
             engine,
             token,
+            files,
         }
     }
 
@@ -410,6 +423,7 @@ pub(crate) async fn arrive_with_file(session: &SessionStore, chat: &str, raw: &[
         seconds: Some(3),
         width: None,
         height: Some(2),
+        thumbnail: Vec::new(),
         raw: raw.to_vec(),
     };
     let content = Content::Media {

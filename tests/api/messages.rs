@@ -100,7 +100,7 @@ async fn what_cannot_be_sent_is_refused_by_field() {
         ),
         (
             "INVALID_FIELD",
-            "text",
+            "content",
             pb::SendMessageRequest {
                 content: None,
                 ..to_phone("x")

@@ -13,6 +13,8 @@
 mod held;
 #[path = "../support/peer.rs"]
 mod peer;
+#[path = "../support/peer_pictures.rs"]
+mod pictures;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/peer_world.rs"]

@@ -113,6 +113,7 @@ impl World {
             clock,
             entropy: entropy.clone(),
             release: "test".into(),
+            media: None,
         };
         let store = Store::open(options).await.unwrap();
         let session = session(&store).await;
@@ -191,6 +192,7 @@ impl World {
             to,
             content,
             encoded: encoded.bytes,
+            media: None,
             state: MessageState::Sending,
             priority: Priority::Reply,
             created_at: Timestamp(1),

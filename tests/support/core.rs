@@ -246,3 +246,28 @@ pub(crate) async fn download(
     }
     Ok((info, data))
 }
+
+/// Uploads a file; its name.
+pub(crate) async fn upload(
+    channel: &Channel,
+    session: &str,
+    mime_type: &str,
+    file_name: &str,
+    bytes: &[u8],
+) -> Result<String, Status> {
+    use pb::upload_media_request::Frame;
+    let info = pb::UploadMediaInfo {
+        parent: session_name(session),
+        request_id: request_id(),
+        mime_type: mime_type.into(),
+        file_name: Some(file_name.into()),
+        ..pb::UploadMediaInfo::default()
+    };
+    let frame = |frame| pb::UploadMediaRequest { frame: Some(frame) };
+    let mut frames = vec![frame(Frame::Info(info))];
+    let chunks = bytes.chunks(256 << 10);
+    frames.extend(chunks.map(|chunk| frame(Frame::Chunk(chunk.to_vec()))));
+    let mut media = MediaServiceClient::new(channel.clone());
+    let answer = media.upload_media(tokio_stream::iter(frames)).await?;
+    Ok(answer.into_inner().media.unwrap_or_default().name)
+}

@@ -14,7 +14,7 @@ use trunkline::pb::subscription_service_client::SubscriptionServiceClient;
 use trunkline_simulator::{Fact, Truth};
 
 use crate::support::core::{
-    Paired, WORKSPACE, create_session, is_passing, pair, request_id, send, text_to,
+    Paired, WORKSPACE, create_session, is_passing, pair, request_id, send, text_to, upload,
 };
 use crate::support::eventually;
 use crate::world::World;
@@ -54,6 +54,29 @@ pub(crate) async fn send_to_group(channel: &Channel, jid: &str, text: &str) -> p
             recipient: Some(pb::recipient::Recipient::Jid(jid.to_owned())),
         }),
         ..text_to(SESSION, "", text)
+    };
+    store(channel, &request).await
+}
+
+/// The same with a picture, which is uploaded first.
+#[allow(dead_code, reason = "not every peer looks at pictures")]
+pub(crate) async fn send_picture(
+    channel: &Channel,
+    phone: &str,
+    picture: &[u8],
+    caption: &str,
+) -> pb::Message {
+    let name = upload(channel, SESSION, "image/jpeg", "photo.jpg", picture)
+        .await
+        .unwrap();
+    let media = pb::OutboundMedia {
+        name,
+        caption: Some(caption.to_owned()),
+        ..pb::OutboundMedia::default()
+    };
+    let request = pb::SendMessageRequest {
+        content: Some(pb::send_message_request::Content::Media(media)),
+        ..text_to(SESSION, &format!("+{phone}"), "")
     };
     store(channel, &request).await
 }

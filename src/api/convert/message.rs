@@ -3,7 +3,7 @@
 use super::{moment, person};
 use crate::api::status::ApiError;
 use crate::domain::ids::SessionName;
-use crate::domain::media::{Media, MediaKind};
+use crate::domain::media::{Media, MediaKind, UploadedMedia};
 use crate::domain::message::{Content, FailureReason, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::domain::phone;
@@ -14,10 +14,13 @@ const MAX_JID: usize = 128;
 
 /// An outbound message of `session`.
 pub(in crate::api) fn message(session: &SessionName, message: &OutboundMessage) -> pb::Message {
+    let file = message
+        .media
+        .map_or_else(String::new, |id| format!("{session}/media/{id}"));
     pb::Message {
         name: format!("{session}/messages/{}", message.id),
         to: Some(person(&message.to)),
-        content: Some(content(&message.content, String::new())),
+        content: Some(content(&message.content, file)),
         state: state(message.state).into(),
         priority: priority(message.priority).into(),
         stanza_id: message.stanza_id.clone(),
@@ -181,19 +184,28 @@ fn read_jid(field: &'static str, jid: String) -> Result<Person, ApiError> {
     Ok(person)
 }
 
-/// A file, to be fetched under `name`.
-pub(in crate::api) fn media(media: &Media, name: String) -> pb::MediaContent {
-    let kind = match media.kind {
+/// The name of a kind of file in the API.
+pub(in crate::api) fn kind_name(kind: MediaKind) -> &'static str {
+    let name = show_kind(kind).as_str_name();
+    name.strip_prefix("MEDIA_KIND_").unwrap_or(name)
+}
+
+fn show_kind(kind: MediaKind) -> pb::MediaKind {
+    match kind {
         MediaKind::Image => pb::MediaKind::Image,
         MediaKind::Video => pb::MediaKind::Video,
         MediaKind::Audio => pb::MediaKind::Audio,
         MediaKind::Voice => pb::MediaKind::Voice,
         MediaKind::Document => pb::MediaKind::Document,
         MediaKind::Sticker => pb::MediaKind::Sticker,
-    };
+    }
+}
+
+/// A file, to be fetched under `name`.
+pub(in crate::api) fn media(media: &Media, name: String) -> pb::MediaContent {
     pb::MediaContent {
         name,
-        kind: kind.into(),
+        kind: show_kind(media.kind).into(),
         mime_type: media.mime_type.clone(),
         size: media.size,
         sha256: media.sha256.to_string(),
@@ -205,6 +217,51 @@ pub(in crate::api) fn media(media: &Media, name: String) -> pb::MediaContent {
         }),
         width: media.width,
         height: media.height,
+    }
+}
+
+/// A file that was uploaded to be sent from `session`.
+pub(in crate::api) fn uploaded(session: &SessionName, media: &UploadedMedia) -> pb::UploadedMedia {
+    pb::UploadedMedia {
+        name: format!("{session}/media/{}", media.id),
+        mime_type: media.mime_type.clone(),
+        file_name: media.file_name.clone(),
+        size: media.size,
+        sha256: media.sha256.to_string(),
+        create_time: Some(moment(media.created_at)),
+        expire_time: Some(moment(media.expires_at)),
+    }
+}
+
+/// Reads how a file is to be shown; unspecified means what its MIME type suggests.
+pub(in crate::api) fn read_kind(number: i32, mime_type: &str) -> Result<MediaKind, ApiError> {
+    Ok(match pb::MediaKind::try_from(number) {
+        Ok(pb::MediaKind::Image) => MediaKind::Image,
+        Ok(pb::MediaKind::Video) => MediaKind::Video,
+        Ok(pb::MediaKind::Audio) => MediaKind::Audio,
+        Ok(pb::MediaKind::Voice) => MediaKind::Voice,
+        Ok(pb::MediaKind::Document) => MediaKind::Document,
+        Ok(pb::MediaKind::Sticker) => MediaKind::Sticker,
+        Ok(pb::MediaKind::Unspecified) => suggested(mime_type),
+        Err(_) => {
+            return Err(ApiError::field(
+                "media.kind",
+                format!(
+                    "{number} is not a kind: use IMAGE, VIDEO, AUDIO, VOICE, DOCUMENT or STICKER"
+                ),
+            ));
+        }
+    })
+}
+
+/// What WhatsApp's own clients show in the chat; everything else is a document.
+fn suggested(mime_type: &str) -> MediaKind {
+    let essence = mime_type.split(';').next().unwrap_or_default().trim();
+    match essence.to_ascii_lowercase().as_str() {
+        "image/jpeg" | "image/png" => MediaKind::Image,
+        "video/mp4" | "video/3gpp" => MediaKind::Video,
+        "audio/ogg" | "audio/mpeg" | "audio/mp4" | "audio/aac" | "audio/amr" => MediaKind::Audio,
+        _ => MediaKind::Document,
     }
 }
 

@@ -8,7 +8,8 @@ mod session;
 pub(super) use event::{event, event_type, read_event_types};
 pub(super) use group::group;
 pub(super) use message::{
-    content, media, message, read_chat, read_priority, read_recipient, read_states, state,
+    content, kind_name, media, message, read_chat, read_kind, read_priority, read_recipient,
+    read_states, state, uploaded,
 };
 pub(super) use session::session;
 

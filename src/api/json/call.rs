@@ -23,6 +23,12 @@ pub(super) struct Answer {
 
 /// A request for `path` that carries `message`, with what the caller showed.
 pub(super) fn request(path: &str, message: &[u8], headers: &HeaderMap) -> Request<Body> {
+    let body = Body::new(axum::body::Body::from(frame(message)));
+    request_with(path, body, headers)
+}
+
+/// A message as gRPC frames it.
+pub(super) fn frame(message: &[u8]) -> Bytes {
     let mut framed = Vec::with_capacity(message.len() + 5);
     framed.push(0);
     framed.extend_from_slice(
@@ -31,7 +37,12 @@ pub(super) fn request(path: &str, message: &[u8], headers: &HeaderMap) -> Reques
             .to_be_bytes(),
     );
     framed.extend_from_slice(message);
-    let mut request = Request::new(Body::new(axum::body::Body::from(framed)));
+    framed.into()
+}
+
+/// A request for `path` whose framed messages are `body`, with what the caller showed.
+pub(super) fn request_with(path: &str, body: Body, headers: &HeaderMap) -> Request<Body> {
+    let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     if let Ok(uri) = path.parse() {

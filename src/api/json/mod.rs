@@ -1,5 +1,5 @@
 //! JSON over HTTP, beside gRPC on the same listeners: every unary method, and streams of the daemon as
-//! server-sent events; a file also as it is ([`file`]).
+//! server-sent events; a file as it is, in both directions ([`file`], [`upload`]).
 //!
 //! It is a translation and nothing more: a request becomes the message it means ([`request`]), goes
 //! through the same services in this process ([`call`]), and the answer becomes JSON ([`answer`]). So
@@ -12,6 +12,7 @@ mod file;
 mod openapi;
 mod request;
 mod rules;
+mod upload;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -84,11 +85,10 @@ impl Gateway {
             ));
         }
         let headers = request.headers().clone();
-        let (rule, message) = match self.read(request).await {
+        let (rule, asked) = match self.read(request).await {
             Ok(read) => read,
             Err(error) => return Ok(answer::error(&Status::from(error))),
         };
-        let asked = call::request(&rule.grpc_path(), &message, &headers);
         let mut answered = Answer::to(service, asked).await?;
         if let Some(status) = answered.refused() {
             return Ok(answer::error(&status));
@@ -110,8 +110,8 @@ impl Gateway {
         })
     }
 
-    /// Which method a request means, and its message.
-    async fn read(&self, request: Request<Body>) -> Result<(&Rule, Vec<u8>), ApiError> {
+    /// Which method a request means, and the call of it.
+    async fn read(&self, request: Request<Body>) -> Result<(&Rule, Request<Body>), ApiError> {
         let (head, body) = request.into_parts();
         let path = head.uri.path().strip_prefix(ROOT).unwrap_or_default();
         let found = self.rules.iter().find_map(|rule| {
@@ -124,6 +124,9 @@ impl Gateway {
                 format!("no such method or path; {DESCRIPTION} has all there are"),
             )
         })?;
+        if upload::is_upload(&rule.method) {
+            return Ok((rule, upload::call(rule, &captured, &head, body)?));
+        }
         let body = axum::body::to_bytes(axum::body::Body::new(body), MAX_REQUEST);
         let body = body.await.map_err(|_| {
             ApiError::new(
@@ -132,7 +135,9 @@ impl Gateway {
             )
         })?;
         let query = resumed(rule, head.uri.query().unwrap_or_default(), &head.headers);
-        Ok((rule, request::read(rule, &captured, &query, &body)?))
+        let message = request::read(rule, &captured, &query, &body)?;
+        let asked = call::request(&rule.grpc_path(), &message, &head.headers);
+        Ok((rule, asked))
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::file;
 use super::rules::Rule;
+use super::upload;
 
 /// Describes what the rules serve.
 pub(super) fn describe(pool: &DescriptorPool, rules: &[Rule]) -> Value {
@@ -74,7 +75,26 @@ fn operation(schemas: &mut Schemas, rule: &Rule, in_path: &[String]) -> Value {
     if let Some(field) = rule.field {
         operation.insert("x-name-field".into(), json!(field));
     }
-    if rule.has_body() {
+    if upload::is_upload(method) {
+        let fields = upload::info(method).into_iter().flat_map(|info| {
+            let fields: Vec<_> = info.fields().collect();
+            fields
+        });
+        for field in fields {
+            let in_path = rule.field.and_then(|name| name.split('.').next_back());
+            if in_path != Some(field.name()) && upload::is_parameter(field.json_name()) {
+                parameters.push(schemas.parameter(&field));
+            }
+        }
+        operation.insert(
+            "requestBody".into(),
+            json!({
+                "description": "The file itself; `Content-Type` says what it is.",
+                "required": true,
+                "content": { "*/*": { "schema": { "type": "string", "format": "binary" } } },
+            }),
+        );
+    } else if rule.has_body() {
         let schema = schemas.reference(&input);
         operation.insert(
             "requestBody".into(),
@@ -83,12 +103,7 @@ fn operation(schemas: &mut Schemas, rule: &Rule, in_path: &[String]) -> Value {
     } else {
         for field in input.fields() {
             if rule.field != Some(field.name()) {
-                parameters.push(json!({
-                    "name": field.json_name(),
-                    "in": "query",
-                    "description": schemas.comment(&input.parent_file(), field.path()),
-                    "schema": schemas.field(&field),
-                }));
+                parameters.push(schemas.parameter(&field));
             }
         }
     }
@@ -161,6 +176,17 @@ impl Schemas {
 
     fn finish(self) -> BTreeMap<String, Value> {
         self.done
+    }
+
+    /// A field as a parameter of the query.
+    fn parameter(&mut self, field: &FieldDescriptor) -> Value {
+        let file = field.parent_message().parent_file();
+        json!({
+            "name": field.json_name(),
+            "in": "query",
+            "description": self.comment(&file, field.path()),
+            "schema": self.field(field),
+        })
     }
 
     fn reference(&mut self, message: &MessageDescriptor) -> Value {

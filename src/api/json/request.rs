@@ -18,7 +18,6 @@ pub(super) fn read(
     query: &str,
     body: &[u8],
 ) -> Result<Vec<u8>, ApiError> {
-    let descriptor = rule.method.input();
     let mut object = if rule.has_body() {
         if !query.is_empty() {
             return Err(ApiError::field(
@@ -28,14 +27,22 @@ pub(super) fn read(
         }
         from_body(body)?
     } else {
-        from_query(&descriptor, query)?
+        from_query(&rule.method.input(), query)?
     };
     if let Some(field) = rule.field {
         fill(&mut object, field, &captured.name)?;
     }
+    encode(rule, Value::Object(object))
+}
+
+/// The encoding of a method's message.
+///
+/// # Errors
+/// What cannot be read.
+pub(super) fn encode(rule: &Rule, object: Value) -> Result<Vec<u8>, ApiError> {
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let message =
-        DynamicMessage::deserialize_with_options(descriptor, Value::Object(object), &options)
+        DynamicMessage::deserialize_with_options(rule.method.input(), object, &options)
             .map_err(|error| ApiError::field("request", format!("cannot be read: {error}")))?;
     Ok(message.encode_to_vec())
 }
@@ -52,7 +59,11 @@ fn from_body(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 }
 
 /// Puts the name of the path where it belongs; a body may repeat it but not contradict it.
-fn fill(object: &mut Map<String, Value>, field: &str, name: &str) -> Result<(), ApiError> {
+pub(super) fn fill(
+    object: &mut Map<String, Value>,
+    field: &str,
+    name: &str,
+) -> Result<(), ApiError> {
     let (outer, inner) = match field.split_once('.') {
         Some((outer, inner)) => (Some(outer), inner),
         None => (None, field),
@@ -77,7 +88,10 @@ fn fill(object: &mut Map<String, Value>, field: &str, name: &str) -> Result<(), 
     }
 }
 
-fn from_query(descriptor: &MessageDescriptor, query: &str) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn from_query(
+    descriptor: &MessageDescriptor,
+    query: &str,
+) -> Result<Map<String, Value>, ApiError> {
     let mut object = Map::new();
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
         let field = descriptor

@@ -4,6 +4,7 @@ use waproto::buffa::MessageField;
 use waproto::whatsapp as wa;
 use waproto::whatsapp::message::protocol_message::Type;
 
+use super::convert::outbound;
 use super::convert::person::address;
 use crate::domain::clock::{Clock, Entropy};
 use crate::domain::message::Content;
@@ -49,7 +50,7 @@ pub(super) fn encode(
         }),
         // A reaction names the author of its target, which this content does not carry.
         Content::Reaction { .. } => return Err(unsupported("reaction")),
-        Content::Media { .. } => return Err(unsupported("media")),
+        Content::Media { media } => outbound::message(media),
         Content::Other { raw, .. } => {
             waproto::codec::message_decode(raw).map_err(|_| unsupported("other"))?
         }

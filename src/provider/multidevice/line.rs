@@ -17,14 +17,18 @@ use super::fetch;
 use super::groups;
 use super::renewal;
 use super::send;
+use super::upload;
 use crate::domain::group::Group;
 use crate::domain::ids::SessionName;
+use crate::domain::media::MediaKind;
 use crate::domain::message::OutboundMessage;
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::provider::contract::{
     FetchError, Fetched, GroupsError, Line, Mode, OpenError, ProbeError, SendError, Signal,
+    UploadError,
 };
+use crate::store::media::MediaFile;
 
 /// The reason with which a login without credentials ends.
 const NOT_PAIRED: &str = "NOT_PAIRED";
@@ -284,6 +288,15 @@ impl Line for MultideviceLine {
     async fn groups(&self) -> Result<Vec<Group>, GroupsError> {
         let built = self.connected().ok_or(GroupsError::NotConnected)?;
         groups::groups(&built, &self.parts).await
+    }
+
+    async fn upload(&self, file: MediaFile, kind: MediaKind) -> Result<Vec<u8>, UploadError> {
+        let built = self.connected().ok_or(UploadError::NotConnected)?;
+        upload::upload(&built, &self.parts, file, kind).await
+    }
+
+    fn attach(&self, encoded: &[u8], reference: &[u8]) -> Result<Vec<u8>, UploadError> {
+        upload::attach(encoded, reference)
     }
 
     fn traffic(&self) -> Traffic {

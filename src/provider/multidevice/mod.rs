@@ -45,6 +45,7 @@ mod spent;
 mod testing;
 mod tls;
 mod transport;
+mod upload;
 mod watch;
 
 use std::fmt;

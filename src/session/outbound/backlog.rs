@@ -247,6 +247,7 @@ mod tests {
             send_after: None,
             expire_at: None,
             state: MessageState::Queued,
+            awaits_upload: false,
         }
     }
 

@@ -9,6 +9,7 @@ mod backlog;
 mod offline;
 mod sender;
 mod settle;
+mod upload;
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::OutboundConfig;
 use super::backlog::Backlog;
 use super::settle::{Settler, Verdict};
+use super::upload::{Uploaded, Uploads};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::MessageId;
 use crate::domain::message::{MessageState, OutboundMessage};
@@ -113,6 +114,7 @@ pub(crate) struct Sender {
     more: bool,
     flights: HashMap<String, Flight>,
     steps: FuturesUnordered<BoxFuture<'static, Done>>,
+    uploads: Uploads,
     /// Messages being marked SENDING.
     marking: usize,
     paused_until: Option<Duration>,
@@ -131,6 +133,11 @@ impl Sender {
                 timelock: parts.pauses.0,
                 slow_down: parts.pauses.1,
             },
+            uploads: Uploads::new(
+                parts.store.clone(),
+                Arc::clone(&parts.line),
+                Arc::clone(&parts.clock),
+            ),
             parts,
             backlog: Backlog::default(),
             cursor: 0,
@@ -170,7 +177,7 @@ impl Sender {
             }
         }
         self.parts.depth.send_replace(Depth {
-            waiting: self.backlog.len() + self.flights.len(),
+            waiting: self.waiting() + self.flights.len(),
             on_the_wire: 0,
             oldest: self.oldest(),
         });
@@ -200,6 +207,9 @@ impl Sender {
                     None => return Ok(SenderEnd::Stopped),
                 },
                 Some(done) = self.steps.next() => self.progress(done).await?,
+                Some((entry, uploaded)) = self.uploads.next() => {
+                    self.uploaded(entry, uploaded).await?;
+                }
                 () = self.parts.nudge.notified() => self.more = true,
                 () = sleep_until(&*self.parts.clock, wake) => {}
             }
@@ -208,7 +218,7 @@ impl Sender {
 
     /// Reads on in the queue while there is room in memory.
     async fn read_queue(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        while self.more && self.backlog.len() < self.parts.config.backlog {
+        while self.more && self.waiting() < self.parts.config.backlog {
             let page = self.parts.store.outbox().queue(self.cursor, 500).await?;
             self.more = page.len() == 500;
             for entry in page {
@@ -229,6 +239,11 @@ impl Sender {
             let Some(entry) = self.backlog.peek() else {
                 return Ok(());
             };
+            if entry.awaits_upload {
+                self.backlog.start(&entry);
+                self.uploads.start(entry);
+                continue;
+            }
             // A resend was paced when it went the first time.
             if entry.state == MessageState::Queued {
                 let Some(is_new) = self.is_new_contact(&entry).await? else {
@@ -375,14 +390,7 @@ impl Sender {
             }
             Err(SendError::Temporary(detail)) => {
                 self.flights.remove(&message.stanza_id);
-                tracing::debug!(message_id = %message.id, detail, "kept off the wire for now");
-                let times = self.kept_off.entry(entry.id).or_default();
-                *times += 1;
-                let pause =
-                    Duration::from_secs(1 << (*times).min(16)).min(self.parts.config.retry_cap);
-                self.backlog.done(entry.chat);
-                self.backlog.add(entry, self.parts.clock.now());
-                self.backlog.hold(entry.chat, elapsed + pause);
+                self.keep_off(entry, &detail);
             }
             Err(SendError::NotOnProvider) => {
                 self.refused(entry, message, "NOT_ON_WHATSAPP").await?;
@@ -395,6 +403,55 @@ impl Sender {
                 tracing::debug!(message_id = %message.id, detail, "why it was refused");
                 self.refused(entry, message, "REFUSED_BEFORE_WIRE").await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tries again after a pause, which grows.
+    fn keep_off(&mut self, entry: QueueEntry, detail: &str) {
+        tracing::debug!(message_id = %entry.id, detail, "kept off the wire for now");
+        let times = self.kept_off.entry(entry.id).or_default();
+        *times += 1;
+        let pause = Duration::from_secs(1 << (*times).min(16)).min(self.parts.config.retry_cap);
+        self.put_back(entry, pause);
+    }
+
+    /// Puts a message back to the head of its chat, which rests for `pause`.
+    fn put_back(&mut self, entry: QueueEntry, pause: Duration) {
+        self.backlog.done(entry.chat);
+        self.backlog.add(entry, self.parts.clock.now());
+        if !pause.is_zero() {
+            let until = self.parts.clock.elapsed() + pause;
+            self.backlog.hold(entry.chat, until);
+        }
+    }
+
+    async fn uploaded(
+        &mut self,
+        mut entry: QueueEntry,
+        uploaded: Uploaded,
+    ) -> Result<(), StoreError> {
+        match uploaded {
+            Uploaded::Ready => {
+                self.kept_off.remove(&entry.id);
+                entry.awaits_upload = false;
+                self.put_back(entry, Duration::ZERO);
+            }
+            Uploaded::Dropped => {
+                self.kept_off.remove(&entry.id);
+                self.backlog.done(entry.chat);
+            }
+            // The connection is ending; if it is not, there is nothing to hurry for.
+            Uploaded::NotConnected => self.put_back(entry, Duration::from_secs(5)),
+            Uploaded::Passing(detail) => self.keep_off(entry, &detail),
+            Uploaded::Hopeless(reason, detail) => {
+                tracing::warn!(message_id = %entry.id, reason, "a message's file cannot be sent");
+                tracing::debug!(message_id = %entry.id, detail, "why it cannot be sent");
+                self.kept_off.remove(&entry.id);
+                self.settler.fail(entry.id, reason).await?;
+                self.backlog.done(entry.chat);
+            }
+            Uploaded::Failed(error) => return Err(error),
         }
         Ok(())
     }
@@ -500,16 +557,23 @@ impl Sender {
             .min()
     }
 
+    /// Messages in memory that are not on the wire.
+    fn waiting(&self) -> usize {
+        self.backlog.len() + self.uploads.messages().len()
+    }
+
     /// When the message that has waited for longest was accepted, on the wire or not.
     fn oldest(&self) -> Option<Timestamp> {
         let on_the_wire = self.flights.values().map(|flight| flight.entry.id);
-        let oldest = on_the_wire.chain(self.backlog.oldest()).map(accepted_at);
+        let uploading = self.uploads.messages().first().copied();
+        let waiting = self.backlog.oldest().into_iter().chain(uploading);
+        let oldest = on_the_wire.chain(waiting).map(accepted_at);
         oldest.min()
     }
 
     fn publish(&self) {
         let depth = Depth {
-            waiting: self.backlog.len(),
+            waiting: self.waiting(),
             on_the_wire: self.flights.len(),
             oldest: self.oldest(),
         };

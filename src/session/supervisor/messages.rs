@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::Supervisor;
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{MessageId, RequestId, SessionName};
+use crate::domain::ids::{MediaId, MessageId, RequestId, SessionName};
 use crate::domain::message::{Content, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::provider::contract::EncodeError;
@@ -26,6 +26,8 @@ pub struct Submission {
     pub to: Person,
     /// What it says.
     pub content: Content,
+    /// The uploaded file that `content` describes.
+    pub media: Option<MediaId>,
     /// How urgent it is.
     pub priority: Priority,
     /// Not before this.
@@ -126,7 +128,8 @@ impl Supervisor {
             request_id: submission.request_id,
             body: submission.body,
             to: submission.to,
-            content: submission.content,
+            content: without_bulk(submission.content),
+            media: submission.media,
             stanza_id: encoded.stanza_id,
             encoded: encoded.bytes,
             priority: submission.priority,
@@ -179,6 +182,14 @@ impl Supervisor {
         }
         Ok(false)
     }
+}
+
+/// What need not be stored twice: the encoding has the thumbnail.
+fn without_bulk(mut content: Content) -> Content {
+    if let Content::Media { media } = &mut content {
+        media.thumbnail = Vec::new();
+    }
+    content
 }
 
 impl From<EncodeError> for SubmitError {

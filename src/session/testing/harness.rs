@@ -17,6 +17,7 @@ use crate::session::{
 };
 use crate::store::engine::Engine;
 use crate::store::keyring::Keks;
+use crate::store::media::MediaOptions;
 use crate::store::memory::MemoryEngine;
 use crate::store::{
     BodyHash, Durability, Enqueued, KeyId, KeyKind, NewSession, SessionStore, Store, StoreOptions,
@@ -57,11 +58,14 @@ pub(in crate::session) struct Harness {
     pub(in crate::session) workspace: WorkspaceStore,
     pub(in crate::session) supervisor: Supervisor,
     pub(in crate::session) clock: Arc<SteppedClock>,
+    /// Where uploaded files lie.
+    pub(in crate::session) files: tempfile::TempDir,
 }
 
 impl Harness {
     pub(in crate::session) async fn new(config: SessionConfig) -> Self {
         config.validate().unwrap();
+        let files = tempfile::tempdir().unwrap();
         let clock = Arc::new(SteppedClock::new());
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
         let store = Store::open(StoreOptions {
@@ -70,6 +74,12 @@ impl Harness {
             clock: clock.clone(),
             entropy: Entropy::seeded(1),
             release: "0.0.0".into(),
+            media: Some(MediaOptions {
+                dir: files.path().join("media"),
+                max_file: 1 << 20,
+                max_workspace: 4 << 20,
+                keep: Duration::from_hours(24),
+            }),
         })
         .await
         .unwrap();
@@ -86,6 +96,7 @@ impl Harness {
             workspace,
             supervisor,
             clock,
+            files,
         }
     }
 
@@ -207,6 +218,7 @@ impl Harness {
             body: BodyHash::of("Send", text.as_bytes()),
             to: person(to),
             content: Content::Text { text: text.into() },
+            media: None,
             priority: Priority::default(),
             send_after: None,
             expire_at: None,

@@ -5,4 +5,4 @@ mod harness;
 mod world;
 
 pub(super) use harness::{Harness, PATIENCE, eventually, far_future, person, quick, transient};
-pub(super) use world::{AckMode, Control, Plan};
+pub(super) use world::{AckMode, Control, Plan, UploadPlan};

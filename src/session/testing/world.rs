@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +13,16 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::clock::Clock;
 use crate::domain::group::Group;
 use crate::domain::ids::SessionName;
+use crate::domain::media::MediaKind;
 use crate::domain::message::{Content, OutboundMessage};
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::provider::contract::{
     Capabilities, EncodeError, Encoded, FetchError, Fetched, GroupsError, Line, Mode, OpenError,
-    ProbeError, Provider, SendError, Signal, Sink,
+    ProbeError, Provider, SendError, Signal, Sink, UploadError,
 };
 use crate::session::state::NOT_PAIRED;
+use crate::store::media::MediaFile;
 use crate::store::{Durability, KeyId, KeyKind, SessionStore};
 
 /// What the next attempt of a session does.
@@ -48,6 +51,15 @@ pub(in crate::session) enum AckMode {
     Panic,
 }
 
+/// What the server does with a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(in crate::session) enum UploadPlan {
+    #[default]
+    Accept,
+    End(UploadError),
+    Hang,
+}
+
 #[derive(Debug)]
 pub(in crate::session) enum Control {
     End(Cause),
@@ -69,6 +81,9 @@ pub(in crate::session) struct Peer {
     pub(in crate::session) traffic_panics: u32,
     /// Stanza ids and bytes, in the order of arrival.
     pub(in crate::session) wire: Vec<(String, Vec<u8>)>,
+    /// Files, in the order of their arrival.
+    pub(in crate::session) uploads: Vec<Vec<u8>>,
+    pub(in crate::session) upload: UploadPlan,
     pub(in crate::session) sink: Option<Arc<dyn Sink>>,
     /// The groups the number is in.
     pub(in crate::session) groups: Vec<Group>,
@@ -404,6 +419,27 @@ impl Line for FakeLine {
 
     async fn groups(&self) -> Result<Vec<Group>, GroupsError> {
         Ok(self.world.peer(&self.name, |peer| peer.groups.clone()))
+    }
+
+    async fn upload(&self, file: MediaFile, _: MediaKind) -> Result<Vec<u8>, UploadError> {
+        let plan = self.world.peer(&self.name, |peer| peer.upload.clone());
+        match plan {
+            UploadPlan::Accept => {}
+            UploadPlan::End(error) => return Err(error),
+            UploadPlan::Hang => std::future::pending().await,
+        }
+        let mut bytes = Vec::new();
+        file.read()
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(|error| UploadError::Lost(error.to_string()))?;
+        Ok(self.world.peer(&self.name, |peer| {
+            peer.uploads.push(bytes);
+            format!("at {}", peer.uploads.len()).into_bytes()
+        }))
+    }
+
+    fn attach(&self, encoded: &[u8], reference: &[u8]) -> Result<Vec<u8>, UploadError> {
+        Ok([encoded, b" ", reference].concat())
     }
 
     fn traffic(&self) -> Traffic {

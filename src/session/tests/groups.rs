@@ -11,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::clock::{Clock as _, ManualClock, Timestamp};
 use crate::domain::event::{DedupKey, NewEvent, Payload};
 use crate::domain::group::Group;
+use crate::domain::media::MediaKind;
 use crate::domain::message::OutboundMessage;
 use crate::domain::person::Person;
 use crate::domain::session::{Cause, Traffic};
 use crate::provider::contract::{
-    Arrival, FetchError, Fetched, GroupsError, Line, Mode, ProbeError, SendError,
+    Arrival, FetchError, Fetched, GroupsError, Line, Mode, ProbeError, SendError, UploadError,
 };
 use crate::session::Verb;
 use crate::session::groups::{GroupBook, PAUSE, REUSE};
 use crate::session::testing::*;
+use crate::store::media::MediaFile;
 
 fn group(subject: &str) -> Group {
     Group {
@@ -72,6 +74,14 @@ impl Line for Asked {
     }
 
     async fn fetch(&self, _: &[u8]) -> Result<Fetched, FetchError> {
+        unreachable!("it is asked for groups")
+    }
+
+    async fn upload(&self, _: MediaFile, _: MediaKind) -> Result<Vec<u8>, UploadError> {
+        unreachable!("it is asked for groups")
+    }
+
+    fn attach(&self, _: &[u8], _: &[u8]) -> Result<Vec<u8>, UploadError> {
         unreachable!("it is asked for groups")
     }
 

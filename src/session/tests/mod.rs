@@ -9,3 +9,4 @@ mod groups;
 mod pairing;
 mod receiving;
 mod sending;
+mod uploading;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Outbox;
 use super::rows::{MessageRow, StanzaRow, StepRow, message_id, priority_number, state_number};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{MessageId, RequestId};
+use crate::domain::ids::{MediaId, MessageId, RequestId};
 use crate::domain::message::{Content, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::store::engine::RowError;
@@ -31,6 +31,8 @@ pub struct NewMessage {
     pub stanza_id: String,
     /// The provider's complete encoding, reused on every retry.
     pub encoded: Vec<u8>,
+    /// The file it carries: kept until the message is settled.
+    pub media: Option<MediaId>,
     /// How urgent it is.
     pub priority: Priority,
     /// Not before this.
@@ -53,7 +55,8 @@ impl Outbox {
     /// commit, durable on return. A repeated request gets the message it made the first time.
     ///
     /// # Errors
-    /// [`EnqueueError::IdempotencyConflict`] when the `request_id` was used for something else.
+    /// [`EnqueueError::IdempotencyConflict`] when the `request_id` was used for something else;
+    /// [`EnqueueError::NoMedia`] when its file is gone.
     pub async fn enqueue(&self, new: NewMessage) -> Result<Enqueued, EnqueueError> {
         if let Some(replayed) = self.recall(new.request_id, new.body).await? {
             return Ok(replayed);
@@ -76,6 +79,8 @@ impl Outbox {
             attempts: 0,
             failure: None,
             seq: 0,
+            media: new.media.map(|id| id.0.as_bytes().to_vec()),
+            awaits_upload: new.media.is_some(),
         };
         for _ in 0..ATTEMPTS {
             match self
@@ -88,7 +93,7 @@ impl Outbox {
                         replayed: false,
                     });
                 }
-                Err(TxnError::Store(error)) => return Err(error.into()),
+                Err(TxnError::Store(error)) => return Err(self.refused(new.media, error).await),
                 // The same request from elsewhere, or the session's record changed meanwhile.
                 Err(TxnError::Conflict) => {
                     if let Some(replayed) = self.recall(new.request_id, new.body).await? {
@@ -98,6 +103,16 @@ impl Outbox {
             }
         }
         Err(StoreError::Contended.into())
+    }
+
+    /// Why a commit that needs a file failed: because the file has gone, or for another reason.
+    async fn refused(&self, media: Option<MediaId>, error: StoreError) -> EnqueueError {
+        if let (Some(id), Some(store)) = (media, self.session.media())
+            && let Err(LookupError::NotFound { what }) = store.get(id).await
+        {
+            return EnqueueError::NoMedia { what };
+        }
+        error.into()
     }
 
     /// One attempt to accept a message.
@@ -132,6 +147,11 @@ impl Outbox {
             .map_err(TxnError::Store)?;
         let session = session.ok_or(TxnError::Store(StoreError::Gone))?;
         row.from = session.account.as_ref().map(PersonRow::from);
+        if let Some(id) = row.media_id().map_err(TxnError::Store)?
+            && let Some(media) = self.session.media()
+        {
+            media.use_in(&mut txn, id);
+        }
         let outbox = self.clone();
         let (accepted, receiver) = tokio::sync::oneshot::channel();
         let rows = move |seq| {

@@ -46,6 +46,8 @@ pub struct QueueEntry {
     pub expire_at: Option<Timestamp>,
     /// [`MessageState::Queued`] or [`MessageState::Sending`].
     pub state: MessageState,
+    /// Its file has to be carried to the provider first.
+    pub awaits_upload: bool,
 }
 
 impl Outbox {
@@ -148,6 +150,7 @@ impl Outbox {
                 send_after: row.send_after.map(Timestamp),
                 expire_at: row.expire_at.map(Timestamp),
                 state: state_of(row.state)?,
+                awaits_upload: row.awaits_upload,
             });
         }
         Ok(entries)

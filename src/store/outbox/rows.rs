@@ -1,7 +1,7 @@
 //! Messages as stored.
 
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::MessageId;
+use crate::domain::ids::{MediaId, MessageId};
 use crate::domain::message::{FailureReason, MessageState, OutboundMessage, Priority};
 use crate::domain::person::Person;
 use crate::store::errors::StoreError;
@@ -41,6 +41,11 @@ pub(in crate::store) struct MessageRow {
     pub(super) seq: u64,
     #[prost(message, optional, tag = "14")]
     pub(super) from: Option<PersonRow>,
+    #[prost(bytes = "vec", optional, tag = "15")]
+    pub(super) media: Option<Vec<u8>>,
+    /// `encoded` does not say yet where the file lies.
+    #[prost(bool, tag = "16")]
+    pub(super) awaits_upload: bool,
 }
 first_version!(MessageRow, "message");
 
@@ -74,6 +79,8 @@ pub(in crate::store) struct OpenRow {
     pub(super) expire_at: Option<u64>,
     #[prost(uint32, tag = "6")]
     pub(super) state: u32,
+    #[prost(bool, tag = "7")]
+    pub(super) awaits_upload: bool,
 }
 first_version!(OpenRow, "queue entry");
 
@@ -134,7 +141,15 @@ pub(super) fn message_id(bytes: &[u8]) -> Result<MessageId, StoreError> {
 }
 
 impl MessageRow {
+    /// The file it carries.
+    pub(super) fn media_id(&self) -> Result<Option<MediaId>, StoreError> {
+        let damaged = |_| StoreError::Damaged("a file's id is not a UUID".into());
+        let id = self.media.as_deref().map(uuid::Uuid::from_slice);
+        Ok(id.transpose().map_err(damaged)?.map(MediaId))
+    }
+
     pub(super) fn into_message(self, id: MessageId) -> Result<OutboundMessage, StoreError> {
+        let media = self.media_id()?;
         let content = serde_json::from_slice(&self.content)
             .map_err(|error| StoreError::Damaged(format!("message {id}: {error}")))?;
         let mut history = Vec::with_capacity(self.history.len());
@@ -148,6 +163,7 @@ impl MessageRow {
             to: self.to.map(Person::from).unwrap_or_default(),
             content,
             encoded: self.encoded,
+            media,
             state: state_of(self.state)?,
             priority: priority_of(self.priority)?,
             created_at: Timestamp(self.created_at),
@@ -170,6 +186,7 @@ impl MessageRow {
             send_after: self.send_after,
             expire_at: self.expire_at,
             state: self.state,
+            awaits_upload: self.awaits_upload,
         }
     }
 }

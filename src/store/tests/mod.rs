@@ -3,6 +3,7 @@
 mod backup;
 mod journal;
 mod keyspace;
+mod media;
 mod outbox;
 mod requests;
 mod sessions;
@@ -41,6 +42,7 @@ pub(super) fn options(engine: &Arc<dyn Engine>, clock: &ManualClock, seed: u64) 
         clock: Arc::new(clock.clone()),
         entropy: Entropy::seeded(seed),
         release: "test".to_owned(),
+        media: None,
     }
 }
 
@@ -140,6 +142,7 @@ pub(super) fn outbound(request: u128, to: &Person, text: &str) -> NewMessage {
         },
         stanza_id: format!("3EB0{request:016X}"),
         encoded: text.as_bytes().to_vec(),
+        media: None,
         priority: Priority::Transactional,
         send_after: None,
         expire_at: None,

@@ -347,6 +347,11 @@ pub(crate) const ENTRIES: &[Entry] = &[
             "workspaces/acme/sessions/s/messages/1b4e28ba-2fa1-4d2b-883f-0016d3cca427",
         ),
     )),
+    of_resource(read(
+        Workspace,
+        "UploadMedia",
+        r#"{"info":{"parent":"$session","mimeType":"text/plain","requestId":"$id"}}"#,
+    )),
     of_resource(read(Workspace, "DownloadMedia", r#"{"name":"$media"}"#)),
     of_resource(read(Workspace, "GetGroup", r#"{"name":"$group"}"#)),
     of_resource(read(Workspace, "ListGroups", r#"{"parent":"$session"}"#)),

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 
 use axum::body::Body;
 use axum::http::{Method, Request, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, BufMut as _, Bytes};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor, SerializeOptions};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_stream::StreamExt as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
@@ -35,6 +37,9 @@ impl Failure {
 }
 
 pub(crate) type Outcome = Result<Value, Failure>;
+
+/// What is uploaded where a method takes a file.
+const FILE: &[u8] = b"the whole file";
 
 /// A way into the API.
 pub(crate) enum Wire {
@@ -69,7 +74,7 @@ impl Wire {
     pub(crate) fn has(&self, method: &MethodDescriptor) -> bool {
         match self {
             Self::Grpc(_) => true,
-            Self::Json { .. } => !method.is_client_streaming(),
+            Self::Json { .. } => !(method.is_client_streaming() && method.is_server_streaming()),
         }
     }
 
@@ -106,8 +111,19 @@ async fn call_grpc(
     let encoded = DynamicMessage::deserialize(method.input(), message)
         .unwrap_or_else(|error| panic!("{}: {error}", method.full_name()))
         .encode_to_vec();
-    let once = tokio_stream::iter([Bytes::from(encoded)]).chain(tokio_stream::pending());
-    let mut request = tonic::Request::new(once);
+    let once = tokio_stream::iter([Bytes::from(encoded)]);
+    let rest: std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Bytes> + Send>> =
+        if method.is_server_streaming() {
+            Box::pin(tokio_stream::pending())
+        } else {
+            // The method takes a file.
+            let chunk = json!({ "chunk": STANDARD.encode(FILE) });
+            let chunk = DynamicMessage::deserialize(method.input(), chunk).ok();
+            Box::pin(tokio_stream::iter(
+                chunk.map(|chunk| chunk.encode_to_vec().into()),
+            ))
+        };
+    let mut request = tonic::Request::new(once.chain(rest));
     if let Some(token) = token {
         let value = format!("Bearer {token}").parse().unwrap();
         request.metadata_mut().insert("authorization", value);
@@ -217,8 +233,19 @@ fn http_request(
         drop_nulls(&mut message);
     }
     let has_body = operation.get("requestBody").is_some();
+    let takes_file = operation["requestBody"]["content"].get("*/*").is_some();
+    let mime_type = takes_file.then(|| {
+        message = message["info"].take();
+        let fields = message.as_object_mut().unwrap();
+        fields
+            .remove("mimeType")
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .to_owned()
+    });
     let mut uri = format!("http://{address}{path}");
-    if !has_body {
+    if !has_body || takes_file {
         let pairs = message
             .as_object()
             .unwrap()
@@ -240,6 +267,10 @@ fn http_request(
     let mut request = Request::builder().method(verb).uri(uri);
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    if let Some(mime_type) = mime_type {
+        let request = request.header(header::CONTENT_TYPE, mime_type);
+        return request.body(Body::from(FILE)).unwrap();
     }
     let body = if has_body {
         Body::from(message.to_string())

@@ -37,6 +37,7 @@ async fn setup() -> Setup {
         clock: clock.clone(),
         entropy: Entropy::seeded(1),
         release: "test".into(),
+        media: None,
     };
     let store = Store::open(options).await.unwrap();
     let workspace = store

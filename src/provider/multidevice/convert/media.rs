@@ -23,6 +23,7 @@ macro_rules! file {
             seconds: None,
             width: None,
             height: None,
+            thumbnail: Vec::new(),
             raw: waproto::codec::message_to_vec($whole),
         }
     }};

@@ -4,6 +4,7 @@ pub(super) mod content;
 pub(super) mod event;
 pub(super) mod media;
 pub(super) mod message;
+pub(super) mod outbound;
 pub(super) mod person;
 pub(super) mod receipt;
 

@@ -37,6 +37,7 @@ async fn store(engine: &Arc<MemoryEngine>) -> Store {
         clock: Arc::new(SystemClock::new()),
         entropy: Entropy::seeded(1),
         release: "test".into(),
+        media: None,
     };
     Store::open(options).await.unwrap()
 }

@@ -1,0 +1,264 @@
+//! Taking a file in that is to be sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::Streaming;
+
+use super::MediaApi;
+use crate::api::gate::Caller;
+use crate::api::names::session_name;
+use crate::api::once::mutation;
+use crate::api::status::{ApiError, Reason};
+use crate::api::{convert, faults, fields, layer};
+use crate::domain::ids::SessionName;
+use crate::domain::media::UploadedMedia;
+use crate::pb::upload_media_request::Frame;
+use crate::pb::{UploadMediaInfo, UploadMediaRequest, UploadMediaResponse};
+use crate::store::StoreError;
+use crate::store::media::{IncomingError, KeepError, MediaStore, NewMedia, SealedFile};
+
+mutation! {
+    UploadMediaInfo is "UploadMedia";
+}
+
+/// Longest MIME type, in bytes.
+const MAX_MIME_TYPE: usize = 100;
+
+/// Longest file name, in characters.
+pub(in crate::api) const MAX_FILE_NAME: usize = 255;
+
+/// Largest chunk, in bytes.
+const MAX_CHUNK: usize = 512 << 10;
+
+/// How long a client may send nothing.
+const SILENCE: Duration = Duration::from_mins(1);
+
+impl MediaApi {
+    /// Takes a file from its first frame to its last.
+    pub(super) async fn upload(
+        &self,
+        caller: &Caller,
+        mut frames: Streaming<UploadMediaRequest>,
+    ) -> Result<UploadMediaResponse, ApiError> {
+        let Some(Frame::Info(info)) = next(&mut frames).await? else {
+            return Err(ApiError::new(
+                Reason::StreamNotOpened,
+                "the first message of an upload must be `info`: which session, and what the file is",
+            ));
+        };
+        let name = session_name("info.parent", &info.parent)?;
+        let workspace = self.gate.workspace(caller, &name).await?;
+        let standing = caller.standing.within(&workspace, &name);
+        let work = async {
+            check(&info)?;
+            let session = workspace.session(&name.session).await;
+            let session = session.map_err(|error| ApiError::from(error).at(&name))?;
+            let store = session.media().ok_or_else(nowhere)?;
+            let _slot = self.uploads.acquire().await;
+            let sealed = receive(&store, &mut frames).await?;
+            let info = described(info, &sealed)?;
+            tracing::info!(size = sealed.size(), "a file was uploaded");
+            let new = NewMedia {
+                mime_type: info.mime_type.clone(),
+                file_name: info.file_name.clone(),
+            };
+            self.once
+                .run_in(&workspace, &info, async |ticket| {
+                    let of = name.clone();
+                    let remember = ticket.remember(move |media| answer(&of, media));
+                    let kept = store.keep(sealed, new, remember).await;
+                    Ok(answer(&name, &kept.map_err(not_kept)?))
+                })
+                .await
+        };
+        tokio::select! {
+            done = work => done,
+            lost = standing.lost() => Err(lost),
+            () = self.stop.cancelled() => Err(faults::draining()),
+        }
+    }
+}
+
+fn answer(session: &SessionName, media: &UploadedMedia) -> UploadMediaResponse {
+    UploadMediaResponse {
+        media: Some(convert::uploaded(session, media)),
+    }
+}
+
+/// What can be said of the description before the file has come.
+fn check(info: &UploadMediaInfo) -> Result<(), ApiError> {
+    fields::request_id(&info.request_id)?;
+    let mime = &info.mime_type;
+    let well_formed = mime
+        .split(';')
+        .next()
+        .and_then(|essence| essence.trim().split_once('/'))
+        .is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty());
+    let printable = mime.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if !well_formed || !printable || mime.len() > MAX_MIME_TYPE {
+        return Err(ApiError::field(
+            "info.mime_type",
+            "must be a MIME type, such as image/jpeg or application/pdf",
+        ));
+    }
+    if let Some(name) = &info.file_name {
+        file_name("info.file_name", name)?;
+    }
+    if let Some(sha256) = &info.sha256
+        && hex::decode(sha256).map_or(0, |digest| digest.len()) != 32
+    {
+        return Err(ApiError::field(
+            "info.sha256",
+            "must be a SHA-256 in hexadecimal: 64 digits",
+        ));
+    }
+    Ok(())
+}
+
+/// A name that people see: never a path.
+pub(in crate::api) fn file_name(field: &'static str, name: &str) -> Result<(), ApiError> {
+    let length = name.chars().count();
+    if (1..=MAX_FILE_NAME).contains(&length) && !name.chars().any(|c| c == '/' || c.is_control()) {
+        return Ok(());
+    }
+    Err(ApiError::field(
+        field,
+        format!("must have 1 to {MAX_FILE_NAME} characters, without `/`"),
+    ))
+}
+
+/// The description completed by what came: what makes a repetition the same.
+fn described(info: UploadMediaInfo, sealed: &SealedFile) -> Result<UploadMediaInfo, ApiError> {
+    let (size, sha256) = (sealed.size(), sealed.sha256().to_string());
+    if size == 0 {
+        return Err(ApiError::field("chunk", "the file is empty"));
+    }
+    if let Some(said) = info.size.filter(|said| *said != size) {
+        return Err(ApiError::field(
+            "info.size",
+            format!("says {said} bytes, but {size} came: upload the file again"),
+        ));
+    }
+    if info
+        .sha256
+        .as_ref()
+        .is_some_and(|said| !said.eq_ignore_ascii_case(&sha256))
+    {
+        return Err(ApiError::field(
+            "info.sha256",
+            "is not that of the file that came: upload the file again",
+        ));
+    }
+    Ok(UploadMediaInfo {
+        size: Some(size),
+        sha256: Some(sha256),
+        ..info
+    })
+}
+
+async fn next(frames: &mut Streaming<UploadMediaRequest>) -> Result<Option<Frame>, ApiError> {
+    let frame = tokio::time::timeout(SILENCE, frames.message())
+        .await
+        .map_err(|_| {
+            let said = format!("nothing of the file came for {SILENCE:?}");
+            ApiError::new(Reason::DeadlineExceeded, said)
+        })?
+        .map_err(|status| layer::foreign(&status))?;
+    match frame {
+        None => Ok(None),
+        Some(UploadMediaRequest { frame: Some(frame) }) => Ok(Some(frame)),
+        Some(UploadMediaRequest { frame: None }) => {
+            Err(ApiError::field("frame", "is empty: send `info` or `chunk`"))
+        }
+    }
+}
+
+async fn receive(
+    store: &MediaStore,
+    frames: &mut Streaming<UploadMediaRequest>,
+) -> Result<SealedFile, ApiError> {
+    let mut incoming = store.begin().await.map_err(not_taken)?;
+    while let Some(frame) = next(frames).await? {
+        let Frame::Chunk(chunk) = frame else {
+            return Err(ApiError::new(
+                Reason::StreamNotOpened,
+                "only the first message of an upload may be `info`",
+            ));
+        };
+        if chunk.len() > MAX_CHUNK {
+            return Err(ApiError::field(
+                "chunk",
+                format!("has {} bytes; at most {MAX_CHUNK} are allowed", chunk.len()),
+            ));
+        }
+        incoming
+            .write(Bytes::from(chunk))
+            .await
+            .map_err(not_taken)?;
+    }
+    incoming.finish().await.map_err(not_taken)
+}
+
+fn nowhere() -> ApiError {
+    ApiError::new(
+        Reason::UnsupportedByProvider,
+        "this daemon keeps no files to send",
+    )
+}
+
+fn not_taken(error: IncomingError) -> ApiError {
+    match error {
+        IncomingError::TooLarge { most } => ApiError::new(
+            Reason::MessageTooLarge,
+            format!("the file is longer than {most} bytes (media.max_file)"),
+        ),
+        IncomingError::Full { .. } => {
+            let said = format!("{error} (media.max_workspace); files go when they expire");
+            // The next files go within the hour.
+            ApiError::new(Reason::QuotaExceeded, said).retry_after(Duration::from_hours(1))
+        }
+        IncomingError::Io(error) => StoreError::Io(error.to_string()).into(),
+    }
+}
+
+fn not_kept(error: KeepError) -> ApiError {
+    match error {
+        KeepError::Io(error) => StoreError::Io(error.to_string()).into(),
+        KeepError::Store(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(change: impl FnOnce(&mut UploadMediaInfo)) -> UploadMediaInfo {
+        let mut info = UploadMediaInfo {
+            parent: "workspaces/default/sessions/main".into(),
+            request_id: "1b4e28ba-2fa1-4d2b-883f-0016d3cca427".into(),
+            mime_type: "audio/ogg; codecs=opus".into(),
+            ..UploadMediaInfo::default()
+        };
+        change(&mut info);
+        info
+    }
+
+    #[test]
+    fn a_description_is_judged_before_the_file_comes() {
+        check(&info(|_| {})).unwrap();
+        check(&info(|it| it.file_name = Some("счёт 7.pdf".into()))).unwrap();
+        let bad: [fn(&mut UploadMediaInfo); 7] = [
+            |it| it.request_id.clear(),
+            |it| it.mime_type.clear(),
+            |it| it.mime_type = "jpeg".into(),
+            |it| it.mime_type = "image/jpeg\r\nx: y".into(),
+            |it| it.file_name = Some("../../etc/passwd".into()),
+            |it| it.file_name = Some(String::new()),
+            |it| it.sha256 = Some("abc".into()),
+        ];
+        for (number, bad) in bad.into_iter().enumerate() {
+            assert!(check(&info(bad)).is_err(), "{number}");
+        }
+    }
+}
