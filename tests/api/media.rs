@@ -195,11 +195,13 @@ async fn a_repeated_upload_keeps_one_file_and_another_file_is_refused() {
     .await;
 }
 
+/// Spoils a description.
+type Change = fn(&mut pb::UploadMediaInfo);
+
 #[tokio::test]
 async fn what_is_wrong_with_an_upload_is_said() {
     let world = World::new().await;
     world.session("main").await;
-    type Change = fn(&mut pb::UploadMediaInfo);
     let cases: [(Change, &str); 7] = [
         (|it| it.parent = "x".to_owned(), "info.parent"),
         (|it| it.request_id.clear(), "request_id"),

@@ -276,9 +276,9 @@ async fn the_command_line_sends_a_file() {
         command.output().await.unwrap()
     };
     for _ in 0..2 {
-        let sent = send(&["your invoice", "--until", "delivered"]).await;
-        let said = String::from_utf8_lossy(&sent.stderr);
-        assert!(sent.status.success(), "{said}");
+        let output = send(&["your invoice", "--until", "delivered"]).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
     }
     let inbox = world.customer.inbox();
     let [shown] = &inbox[..] else {
