@@ -9,6 +9,7 @@
 mod backup;
 mod contain;
 mod convert;
+mod deliveries;
 mod events;
 mod faults;
 mod fields;

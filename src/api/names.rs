@@ -225,6 +225,41 @@ impl Named for DeadLetterName {
     }
 }
 
+/// An event in a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeliveryName {
+    /// The subscription.
+    pub(super) of: SubscriptionName,
+    /// Where the event lies in the journal.
+    pub(super) revision: u64,
+}
+
+impl DeliveryName {
+    /// Parses `workspaces/{workspace}/subscriptions/{subscription}/deliveries/{revision}`.
+    pub(super) fn parse(field: &'static str, name: &str) -> Result<Self, ApiError> {
+        const PATTERN: &str =
+            "workspaces/{workspace}/subscriptions/{subscription}/deliveries/{revision}";
+        let wrong = || not_name(field, PATTERN, name);
+        let (of, revision) = name.rsplit_once("/deliveries/").ok_or_else(wrong)?;
+        Ok(Self {
+            of: SubscriptionName::parse(field, of).map_err(|_| wrong())?,
+            revision: revision.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+impl fmt::Display for DeliveryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/deliveries/{}", self.of, self.revision)
+    }
+}
+
+impl Named for DeliveryName {
+    fn workspace(&self) -> &WorkspaceId {
+        &self.of.workspace
+    }
+}
+
 /// Parses `tokens/{token}`.
 pub(super) fn token_name(field: &'static str, name: &str) -> Result<uuid::Uuid, ApiError> {
     name.strip_prefix("tokens/")

@@ -7,10 +7,12 @@ use tonic::{Request, Response, Status};
 
 use super::fields::{Listing as _, listing};
 use super::gate::{Call, Gate};
-use super::names::{DeadLetterName, SubscriptionName, WorkspaceName, in_field, session_name};
+use super::names::{
+    DeadLetterName, DeliveryName, SubscriptionName, WorkspaceName, in_field, session_name,
+};
 use super::once::{Mutation, Once, mutation};
 use super::status::ApiError;
-use super::{convert, fields, redrive};
+use super::{convert, deliveries, fields, redrive};
 use crate::delivery::Hub;
 use crate::domain::event::Event;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
@@ -18,9 +20,10 @@ use crate::pb::subscription_service_server::SubscriptionService;
 use crate::pb::{
     self, CreateSubscriptionRequest, CreateSubscriptionResponse, DeleteDeadLetterRequest,
     DeleteDeadLetterResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse,
-    GetSubscriptionRequest, GetSubscriptionResponse, ListDeadLettersRequest,
-    ListDeadLettersResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
-    RedriveDeadLettersRequest, RedriveDeadLettersResponse, SubscriptionFilter,
+    GetDeliveryRequest, GetDeliveryResponse, GetSubscriptionRequest, GetSubscriptionResponse,
+    ListDeadLettersRequest, ListDeadLettersResponse, ListSubscriptionsRequest,
+    ListSubscriptionsResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
+    SubscriptionFilter,
 };
 use crate::store::{
     DeadLetter, Filter, LookupError, MAX_PAGE_SIZE, PageRequest, StartAt, SubscriptionConfig,
@@ -340,6 +343,19 @@ impl SubscriptionService for Subscriptions {
             })
             .await?;
         Ok(Response::new(self.delete(call).await?))
+    }
+
+    async fn get_delivery(
+        &self,
+        request: Request<GetDeliveryRequest>,
+    ) -> Result<Response<GetDeliveryResponse>, Status> {
+        let call = self
+            .gate
+            .open(request, |message| {
+                DeliveryName::parse("name", &message.name)
+            })
+            .await?;
+        Ok(Response::new(deliveries::get(&self.hub, call).await?))
     }
 
     async fn list_dead_letters(

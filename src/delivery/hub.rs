@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::consumer::{Consumer, MAX_UNREAD_RESULTS, Settler};
 use super::dispatch::{Credit, Ending};
-use super::runner::{CallPort, Command, MAILBOX, Runner, Stopped};
+use super::runner::{CallPort, Command, LiveDelivery, MAILBOX, Runner, Stopped};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
 use crate::store::{LookupError, StoreError, WorkspaceStore};
@@ -149,6 +149,23 @@ impl Hub {
         ));
         *runner = Some(tx.clone());
         Ok(tx)
+    }
+
+    /// What is known of an event that is not settled; nothing when the subscription is not consumed, or has
+    /// not come so far.
+    pub async fn live_delivery(
+        &self,
+        workspace: &WorkspaceId,
+        subscription: &SubscriptionId,
+        revision: u64,
+    ) -> Option<LiveDelivery> {
+        let name = (workspace.clone(), subscription.clone());
+        let slot = self.slots.get(&name).map(|slot| Arc::clone(&slot))?;
+        let runner = slot.lock().await.clone()?;
+        let (seen, answer) = oneshot::channel();
+        let command = Command::LookAt { revision, seen };
+        runner.send(command).await.ok()?;
+        answer.await.ok()?
     }
 
     /// Ends all streams of a subscription that was deleted.

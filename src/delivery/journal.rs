@@ -4,9 +4,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::dispatch::{Load, Revision, Writes};
+use crate::domain::clock::{Clock, Timestamp};
 use crate::store::{
-    CompiledFilter, Confirmed, Journal, LookupError, Progress, ReadError, StoreError,
-    SubscriptionRecord,
+    Acknowledged, CompiledFilter, Confirmed, FailedDelivery, Journal, LookupError, Progress,
+    ReadError, StoreError, SubscriptionRecord,
 };
 
 /// Headers read at once.
@@ -154,18 +155,63 @@ impl Skips {
     }
 }
 
+/// The moment something was decided, by both clocks: tells when earlier things were, for the record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    now: Timestamp,
+    elapsed: Duration,
+}
+
+impl Moment {
+    /// This moment.
+    pub(super) fn of(clock: &dyn Clock) -> Self {
+        Self {
+            now: clock.now(),
+            elapsed: clock.elapsed(),
+        }
+    }
+
+    /// The wall time of something that happened before.
+    pub(super) fn of_earlier(self, at: Duration) -> Timestamp {
+        let ago = self.elapsed.saturating_sub(at).as_millis();
+        let ago = u64::try_from(ago).unwrap_or(u64::MAX);
+        Timestamp(self.now.0.saturating_sub(ago))
+    }
+}
+
 /// Makes what was decided durable.
 pub(super) async fn write(
     progress: &Progress,
     writes: &Writes,
     skips: &[RangeInclusive<Revision>],
+    moment: Moment,
 ) -> Result<(), StoreError> {
+    let at = |at| moment.of_earlier(at);
     // Attempts before dead letters: burying an event also clears its count.
     if !writes.charges.is_empty() {
-        progress.count_attempts(&writes.charges).await?;
+        let failures: Vec<_> = writes
+            .charges
+            .iter()
+            .map(|charge| FailedDelivery {
+                revision: charge.revision,
+                first_leased: charge.first_leased.map(at),
+                failure: charge.failure,
+                at: at(charge.at),
+            })
+            .collect();
+        progress.count_failures(&failures).await?;
     }
     if !writes.acks.is_empty() {
-        progress.ack(&writes.acks).await?;
+        let acks: Vec<_> = writes
+            .acks
+            .iter()
+            .map(|ack| Acknowledged {
+                revision: ack.revision,
+                first_leased: ack.first_leased.map(at),
+                failed_before: ack.failures > 0,
+            })
+            .collect();
+        progress.ack(&acks).await?;
         metrics::counter!("trunkline_delivery_acked_total").increment(writes.acks.len() as u64);
     }
     for (revision, attempts) in &writes.dead {

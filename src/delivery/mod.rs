@@ -28,4 +28,4 @@ pub use consumer::{
 pub use dispatch::Credit;
 pub use hub::{Hub, OpenError, WINDOW};
 pub use lag::oldest_unacked;
-pub use runner::Stopped;
+pub use runner::{LiveDelivery, Stopped};

@@ -22,9 +22,9 @@ use super::dispatch::{
 };
 use super::forward::{Batch, Forward, Forwarder, Lease};
 use super::gauges::Gauges;
-use super::journal::{Page, Reader, Skips, write};
+use super::journal::{Moment, Page, Reader, Skips, write};
 use super::token::Tokens;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::store::{
     Journal, LookupError, Progress, ReadError, StoreError, SubscriptionRecord, WorkspaceStore,
 };
@@ -69,8 +69,22 @@ pub(super) enum Command {
     },
     /// The journal no longer has these.
     Vanished(Vec<Revision>),
+    /// Say what is known of an event that is not settled.
+    LookAt {
+        revision: Revision,
+        seen: oneshot::Sender<Option<LiveDelivery>>,
+    },
     /// End all streams: the subscription was deleted, or the daemon is stopping.
     Stop(Stopped),
+}
+
+/// What is known of an event that is not settled, as long as its subscription is consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveDelivery {
+    /// Whether a consumer has it.
+    pub leased: bool,
+    /// When it was first leased.
+    pub first_leased: Option<Timestamp>,
 }
 
 /// Why a runner ended all its streams.
@@ -297,7 +311,8 @@ impl Runner {
             self.machine.written(&writes, self.clock.elapsed());
         }
         let writes = self.machine.take_writes();
-        write(&self.progress, &writes, &self.skips.take()).await?;
+        let moment = Moment::of(&*self.clock);
+        write(&self.progress, &writes, &self.skips.take(), moment).await?;
         self.machine.written(&writes, self.clock.elapsed());
         self.tell_outcomes();
         Ok(())
@@ -354,9 +369,9 @@ impl Runner {
         if writes.is_empty() && skips.is_empty() && !may_have_lost {
             return;
         }
-        let progress = self.progress.clone();
+        let (progress, moment) = (self.progress.clone(), Moment::of(&*self.clock));
         self.write = Some(tokio::spawn(async move {
-            let mut result = write(&progress, &writes, &skips).await;
+            let mut result = write(&progress, &writes, &skips, moment).await;
             if may_have_lost && result.is_ok() {
                 result = progress.report_loss().await;
             }
@@ -434,6 +449,16 @@ impl Runner {
                     self.machine.vanish(revision, now);
                 }
                 self.may_have_lost = true;
+            }
+            Command::LookAt { revision, seen } => {
+                let moment = Moment::of(&*self.clock);
+                let found = self.machine.look_at(revision);
+                let live = found.map(|(leased, first_leased)| LiveDelivery {
+                    leased,
+                    first_leased: first_leased.map(|at| moment.of_earlier(at)),
+                });
+                // Whoever asked may be gone.
+                let _ = seen.send(live);
             }
             Command::Stop(_) => {}
         }

@@ -86,6 +86,8 @@ pub(super) enum Kind {
     Expiry = 0x32,
     /// How far a subscription has come.
     SubscriptionState = 0x33,
+    /// What is remembered of one event's delivery.
+    Delivery = 0x34,
 
     // A session's outbox.
     /// An outbound message.

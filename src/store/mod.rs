@@ -98,8 +98,9 @@ pub use seal::SealError;
 pub use session::SessionStore;
 pub use sessions::{NewSession, SessionRecord, Sessions};
 pub use subscriptions::{
-    DEFAULT_SUBSCRIPTION, DeadLetter, MAX_REDRIVEN, Progress, Redrive, Redriven, StartAt,
-    SubscriptionConfig, SubscriptionRecord, Subscriptions,
+    Acknowledged, DEFAULT_SUBSCRIPTION, DeadLetter, DeliveryFailure, DeliveryRecord,
+    FailedDelivery, MAX_REDRIVEN, Progress, Redrive, Redriven, StartAt, SubscriptionConfig,
+    SubscriptionRecord, Subscriptions,
 };
 pub use sweeper::Swept;
 pub use tokens::{NewToken, TOKEN_PREFIX, TokenInfo, TokenKind, Tokens, Verified};

@@ -25,10 +25,12 @@ use super::workspace::{WorkspaceStore, stored_id};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::SubscriptionId;
 
+mod delivery;
 mod progress;
 mod redrive;
 mod rows;
 
+pub use delivery::{Acknowledged, DeliveryFailure, DeliveryRecord, FailedDelivery};
 pub use progress::Progress;
 pub use redrive::{MAX_REDRIVEN, Redrive, Redriven};
 use rows::StateRow;
@@ -290,7 +292,7 @@ impl Subscriptions {
         self.workspace.0.subscription_locks.remove(id);
         // Numbers are never reused, so a rest left by a crash here is only unreachable space that goes
         // with the workspace.
-        for kind in [Kind::Ack, Kind::Attempt, Kind::Dead] {
+        for kind in [Kind::Ack, Kind::Attempt, Kind::Dead, Kind::Delivery] {
             let prefix = self.workspace.key(kind).u64(number).prefix();
             Scope::purge(&*self.scope().engine, &prefix).await?;
         }

@@ -9,6 +9,7 @@
 mod access;
 mod administration;
 mod contract;
+mod deliveries;
 mod groups;
 mod harness;
 mod json;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use serde_json::Value;
+use trunkline::pb;
+use trunkline::pb::event_service_client::EventServiceClient;
 use trunkline_simulator::{NewAccount, Simulator, SimulatorConfig};
 
 use crate::support::daemon::Daemon;
@@ -19,6 +21,30 @@ fn trunkline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
     command.env_clear();
     command
+}
+
+/// Takes and acknowledges everything, as a messaging core does.
+async fn consume(daemon: &Daemon) {
+    let subscription = "workspaces/default/subscriptions/default";
+    let mut events = EventServiceClient::new(daemon.channel().await.unwrap());
+    loop {
+        let request = pb::LeaseEventsRequest {
+            subscription: subscription.to_owned(),
+            ..pb::LeaseEventsRequest::default()
+        };
+        let leases = events.lease_events(request).await.unwrap();
+        let ack_ids = leases.into_inner().leases.into_iter();
+        let ack_ids: Vec<_> = ack_ids.map(|lease| lease.ack_id).collect();
+        if ack_ids.is_empty() {
+            return;
+        }
+        let request = pb::SettleLeasesRequest {
+            subscription: subscription.to_owned(),
+            ack: Some(pb::PullAck { ack_ids }),
+            ..pb::SettleLeasesRequest::default()
+        };
+        events.settle_leases(request).await.unwrap();
+    }
 }
 
 fn findings(output: &[u8]) -> Vec<Value> {
@@ -173,6 +199,14 @@ async fn a_message_is_traced_both_ways() {
     })
     .await;
     assert!(verdict(CUSTOMER).contains("has not confirmed"));
+    consume(&daemon).await;
+    let story = trace(CUSTOMER);
+    let timed = |step: &str| {
+        let mut steps = story["steps"].as_array().unwrap().iter();
+        steps.any(|known| known["step"] == step && known["time"] != "-")
+    };
+    assert!(timed("leased") && timed("acknowledged"), "{story}");
+    assert!(verdict(CUSTOMER).contains("took it"));
     let text = run(&["trace", CUSTOMER]);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(

@@ -40,6 +40,7 @@ SubscriptionService.CreateSubscription POST   /v1/{parent=workspaces/*}/subscrip
 SubscriptionService.GetSubscription    GET    /v1/{name=workspaces/*/subscriptions/*}
 SubscriptionService.ListSubscriptions  GET    /v1/{parent=workspaces/*}/subscriptions
 SubscriptionService.DeleteSubscription DELETE /v1/{name=workspaces/*/subscriptions/*}
+SubscriptionService.GetDelivery        GET    /v1/{name=workspaces/*/subscriptions/*/deliveries/*}
 SubscriptionService.ListDeadLetters    GET    /v1/{parent=workspaces/*/subscriptions/*}/deadLetters
 SubscriptionService.DeleteDeadLetter   DELETE /v1/{name=workspaces/*/subscriptions/*/deadLetters/*}
 SubscriptionService.RedriveDeadLetters POST   /v1/{parent=workspaces/*/subscriptions/*}/deadLetters:redrive
@@ -144,11 +145,11 @@ impl Rule {
         for part in self.pattern.split('/').filter(|part| !part.is_empty()) {
             path.push('/');
             if part == "*" {
-                let parameter = collection.strip_suffix('s').unwrap_or(collection);
+                let parameter = one_of(collection);
                 path.push('{');
-                path.push_str(parameter);
+                path.push_str(&parameter);
                 path.push('}');
-                parameters.push(parameter.to_owned());
+                parameters.push(parameter);
             } else {
                 path.push_str(part);
                 collection = part;
@@ -159,6 +160,17 @@ impl Rule {
         }
         path.push_str(self.rest);
         (path, parameters)
+    }
+}
+
+/// The word for one member of a collection.
+fn one_of(collection: &str) -> String {
+    match collection.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => collection
+            .strip_suffix('s')
+            .unwrap_or(collection)
+            .to_owned(),
     }
 }
 

@@ -8,8 +8,8 @@ use super::{Story, get, outbound};
 use crate::cli::exit::Failure;
 use crate::cli::target::Daemon;
 use crate::cli::{session, words};
-use crate::pb;
 use crate::pb::event::Payload;
+use crate::pb::{self, DeliveryFailure, DeliveryState};
 
 /// The story of an inbound message; `None` when the journal has none.
 pub(super) async fn tell(daemon: &Daemon, found: &Found) -> Result<Option<Story>, Failure> {
@@ -22,7 +22,7 @@ pub(super) async fn tell(daemon: &Daemon, found: &Found) -> Result<Option<Story>
         arrival(&mut story, recovery);
     }
     let last = found.recovery.as_ref().unwrap_or(first);
-    let confirmed = delivery(&mut story, last, &subscriptions(daemon).await?);
+    let confirmed = deliveries(daemon, &mut story, last).await?;
     let answer = answers(daemon, &mut story, found).await?;
     story.verdict = verdict(last, confirmed, answer);
     Ok(Some(story))
@@ -100,26 +100,81 @@ async fn subscriptions(daemon: &Daemon) -> Result<Vec<pb::Subscription>, Failure
     }
 }
 
-/// How far the subscriptions that want the event are; whether one of them confirmed it.
-fn delivery(story: &mut Story, event: &pb::Event, readers: &[pb::Subscription]) -> bool {
+/// What became of the event in each subscription that wants it; whether one of them is done with it.
+async fn deliveries(
+    daemon: &Daemon,
+    story: &mut Story,
+    event: &pb::Event,
+) -> Result<bool, Failure> {
     let mut any = false;
-    for reader in readers.iter().filter(|reader| wants(reader, event)) {
-        let id = words::id(&reader.name);
-        // The API says up to which revision nothing is left to confirm, not when each was.
-        let confirmed = reader.floor_revision > event.revision;
-        any |= confirmed;
-        if confirmed {
-            let detail = format!("the core acknowledged it (subscription {id})");
-            story.add("-".to_owned(), "confirmed", detail);
-        } else {
+    for reader in subscriptions(daemon).await? {
+        if !wants(&reader, event) {
+            continue;
+        }
+        let request = pb::GetDeliveryRequest {
+            name: format!("{}/deliveries/{}", reader.name, event.revision),
+        };
+        let answer = daemon.subscriptions().get_delivery(request).await?;
+        let delivery = answer.into_inner().delivery.unwrap_or_default();
+        any |= delivered(story, words::id(&reader.name), &delivery);
+    }
+    Ok(any)
+}
+
+/// Adds what became of the event in one subscription; whether that is done with it.
+fn delivered(story: &mut Story, reader: &str, delivery: &pb::Delivery) -> bool {
+    let at = |time: &Option<prost_types::Timestamp>| words::moment(time.as_ref());
+    if delivery.first_lease_time.is_some() {
+        let detail = format!("to a consumer of subscription {reader}");
+        story.add(at(&delivery.first_lease_time), "leased", detail);
+    }
+    if delivery.failures > 0 {
+        let how = match delivery.last_failure() {
+            DeliveryFailure::Refused => "the consumer refused it",
+            DeliveryFailure::DeadlinePassed => "nobody settled it in time",
+            DeliveryFailure::StreamEnded => "the consumer's stream broke",
+            DeliveryFailure::Unspecified => "why is not known",
+        };
+        let detail = format!(
+            "in subscription {reader}, {} so far; the last: {how}",
+            delivery.failures
+        );
+        story.add(at(&delivery.last_failure_time), "failed", detail);
+    }
+    match delivery.state() {
+        DeliveryState::Acknowledged => {
+            let detail = format!("by the core (subscription {reader})");
+            story.add(at(&delivery.ack_time), "acknowledged", detail);
+            true
+        }
+        DeliveryState::Settled => {
+            let detail = format!("in subscription {reader}; no record tells when");
+            story.add("-".to_owned(), "settled", detail);
+            true
+        }
+        DeliveryState::GivenUp => {
             let detail = format!(
-                "subscription {id} is complete up to revision {} only; beyond that single events may be confirmed",
-                reader.floor_revision.saturating_sub(1)
+                "subscription {reader} gave it up: `trunkline subscription redrive {reader} {}` delivers it again",
+                delivery.revision
+            );
+            story.add(at(&delivery.give_up_time), "given up", detail);
+            false
+        }
+        DeliveryState::Leased => {
+            let detail =
+                format!("a consumer of subscription {reader} has it and has not settled it");
+            story.add("-".to_owned(), "open", detail);
+            false
+        }
+        DeliveryState::Waiting => {
+            let detail = format!(
+                "it waits in subscription {reader}: for a consumer, an earlier event of its chat, or the next attempt"
             );
             story.add("-".to_owned(), "open", detail);
+            false
         }
+        DeliveryState::NotWanted | DeliveryState::Unspecified => false,
     }
-    any
 }
 
 fn wants(reader: &pb::Subscription, event: &pb::Event) -> bool {
@@ -166,7 +221,7 @@ fn verdict(event: &pb::Event, confirmed: bool, answer: Option<String>) -> String
     if confirmed {
         "It was received, and the messaging core took it and has sent nothing to this chat since: look there for why it did not answer.".to_owned()
     } else {
-        "It was received and stored, nothing was sent to this chat since, and the messaging core has not confirmed everything up to it: the core is not connected, is behind, or fails on it or on an earlier event.".to_owned()
+        "It was received and stored, nothing was sent to this chat since, and the messaging core has not confirmed it: the core is not connected, is behind, or fails on it or on an earlier event.".to_owned()
     }
 }
 
@@ -181,15 +236,31 @@ mod tests {
             payload: Some(Payload::Message(pb::MessageEvent::default())),
             ..pb::Event::default()
         };
-        let reader = |floor_revision| pb::Subscription {
-            name: "workspaces/default/subscriptions/core".into(),
-            floor_revision,
-            ..pb::Subscription::default()
+        let moment = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let mut delivery = pb::Delivery {
+            revision: 7,
+            state: DeliveryState::Acknowledged.into(),
+            first_lease_time: moment(1),
+            failures: 2,
+            last_failure: DeliveryFailure::DeadlinePassed.into(),
+            last_failure_time: moment(2),
+            ack_time: moment(3),
+            ..pb::Delivery::default()
         };
-        for (floor, confirmed) in [(7, false), (8, true)] {
-            let mut story = Story::default();
-            assert_eq!(delivery(&mut story, &message, &[reader(floor)]), confirmed);
-        }
+        let mut story = Story::default();
+        assert!(delivered(&mut story, "core", &delivery));
+        let steps: Vec<_> = story.steps.iter().map(|s| (&*s.step, &*s.time)).collect();
+        let expected = [
+            ("leased", "1970-01-01T00:00:01Z"),
+            ("failed", "1970-01-01T00:00:02Z"),
+            ("acknowledged", "1970-01-01T00:00:03Z"),
+        ];
+        assert_eq!(steps, expected);
+        assert!(story.steps[1].detail.contains("nobody settled it in time"));
+        delivery.state = DeliveryState::GivenUp.into();
+        assert!(!delivered(&mut story, "core", &delivery));
+        let last = story.steps.last().unwrap();
+        assert!(last.detail.contains("redrive core 7"), "{last:?}");
         assert!(verdict(&message, false, None).contains("has not confirmed"));
         assert!(verdict(&message, true, None).contains("why it did not answer"));
         let broken = pb::Event {

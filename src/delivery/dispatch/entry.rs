@@ -37,6 +37,8 @@ pub(super) struct Entry {
     pub(super) attempts: u32,
     /// How many broken streams it was lost with as the first of its key.
     pub(super) drops: u8,
+    /// When it was first given out since it was read.
+    pub(super) first_leased: Option<Duration>,
     /// Not to be given out before this.
     pub(super) not_before: Duration,
     pub(super) state: State,

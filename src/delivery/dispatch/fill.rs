@@ -97,6 +97,7 @@ impl Dispatch {
             size: load.size,
             attempts: load.attempts,
             drops: 0,
+            first_leased: None,
             not_before: Duration::ZERO,
             state: State::Waiting,
             last_lease: None,

@@ -4,6 +4,8 @@
 //! remains as the holder of its leases and their keys, takes nothing more, and is forgotten with the last of
 //! them. Until then it can be undone like any stream, by closing it.
 
+use std::time::Duration;
+
 use super::entry::{State, Stream};
 use super::{Credit, Dispatch, Revision, StreamId};
 
@@ -32,6 +34,16 @@ impl Dispatch {
     pub(in crate::delivery) fn is_held(&self, revision: Revision) -> bool {
         let entry = self.entries.get(&revision);
         entry.is_some_and(|entry| entry.state == State::Held && !entry.dead)
+    }
+
+    /// Whether an event in memory is leased, and when it first was.
+    pub(in crate::delivery) fn look_at(
+        &self,
+        revision: Revision,
+    ) -> Option<(bool, Option<Duration>)> {
+        let entry = self.entries.get(&revision)?;
+        let leased = matches!(entry.state, State::Leased { .. });
+        Some((leased, entry.first_leased))
     }
 
     /// Nobody sees the process behind a call die: a deadline that passes may be all there is to see of an

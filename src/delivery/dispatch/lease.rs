@@ -177,6 +177,7 @@ impl Dispatch {
                 handed_over: false,
             };
             entry.last_lease = Some(lease);
+            entry.first_leased.get_or_insert(now);
             stream.leases.insert(revision);
             stream.events += 1;
             stream.bytes += entry.size;

@@ -35,7 +35,7 @@ use entry::{Entry, Key, Place, State, Stream};
 pub(super) use fill::Load;
 pub(super) use settle::{Acked, LeaseRef, Writes};
 
-use crate::store::Hash;
+use crate::store::{DeliveryFailure, Hash};
 
 /// Position in the journal.
 pub(super) type Revision = u64;
@@ -193,7 +193,7 @@ impl Dispatch {
                 } = entry.state
             {
                 entry.drops = entry.drops.saturating_add(1);
-                self.charge(first);
+                self.charge(first, DeliveryFailure::StreamEnded, now);
             }
             self.take_back(key, first, true);
             self.give_up_if_worn(first);

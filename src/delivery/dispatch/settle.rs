@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::entry::State;
 use super::{Dispatch, Outcome, Revision, Waiter};
-use crate::store::Hash;
+use crate::store::{DeliveryFailure, Hash};
 
 /// First wait after a failure; doubles with each further one.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
@@ -41,11 +41,33 @@ pub(in crate::delivery) enum Acked {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::delivery) struct Writes {
     /// Events that are done.
-    pub(in crate::delivery) acks: Vec<Revision>,
+    pub(in crate::delivery) acks: Vec<Ack>,
     /// Events that are given up, with their attempts.
     pub(in crate::delivery) dead: Vec<(Revision, u32)>,
-    /// Events whose attempts grew by one.
-    pub(in crate::delivery) charges: Vec<Revision>,
+    /// Deliveries that failed.
+    pub(in crate::delivery) charges: Vec<Charge>,
+}
+
+/// An event that is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) struct Ack {
+    pub(in crate::delivery) revision: Revision,
+    /// When it was first given out, as far as is known.
+    pub(in crate::delivery) first_leased: Option<Duration>,
+    /// Deliveries of it that failed.
+    pub(in crate::delivery) failures: u32,
+}
+
+/// A delivery that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) struct Charge {
+    pub(in crate::delivery) revision: Revision,
+    /// When the event was first given out.
+    pub(in crate::delivery) first_leased: Option<Duration>,
+    /// How it failed.
+    pub(in crate::delivery) failure: DeliveryFailure,
+    /// When.
+    pub(in crate::delivery) at: Duration,
 }
 
 impl Writes {
@@ -169,7 +191,8 @@ impl Dispatch {
     /// These writes are durable: their events are settled.
     pub(in crate::delivery) fn written(&mut self, writes: &Writes, now: Duration) {
         let dead = writes.dead.iter().map(|(revision, _)| revision);
-        for revision in writes.acks.iter().chain(dead) {
+        let acked = writes.acks.iter().map(|ack| &ack.revision);
+        for revision in acked.chain(dead) {
             let Some(entry) = self.entries.remove(revision) else {
                 continue;
             };
@@ -263,7 +286,12 @@ impl Dispatch {
             return;
         };
         let key = entry.key;
-        self.charge(revision);
+        let failure = if late_ack {
+            DeliveryFailure::DeadlinePassed
+        } else {
+            DeliveryFailure::Refused
+        };
+        self.charge(revision, failure, now);
         self.take_back(key, revision, late_ack);
         if let Some(entry) = self.entries.get_mut(&revision) {
             entry.not_before = now + delay.unwrap_or_else(|| backoff(entry.attempts));
@@ -273,10 +301,15 @@ impl Dispatch {
     }
 
     /// Counts a failure.
-    pub(super) fn charge(&mut self, revision: Revision) {
+    pub(super) fn charge(&mut self, revision: Revision, failure: DeliveryFailure, now: Duration) {
         if let Some(entry) = self.entries.get_mut(&revision) {
             entry.attempts = entry.attempts.saturating_add(1);
-            self.writes.charges.push(revision);
+            self.writes.charges.push(Charge {
+                revision,
+                first_leased: entry.first_leased,
+                failure,
+                at: now,
+            });
         }
     }
 
@@ -344,7 +377,11 @@ impl Dispatch {
             if entry.dead {
                 self.writes.dead.push((revision, entry.attempts));
             } else {
-                self.writes.acks.push(revision);
+                self.writes.acks.push(Ack {
+                    revision,
+                    first_leased: entry.first_leased,
+                    failures: entry.attempts,
+                });
             }
         }
         if moved {

@@ -1,6 +1,7 @@
 //! How far one subscription has come.
 
 use super::DeadLetter;
+use super::delivery::{Acknowledged, FailedDelivery};
 use super::rows::{AttemptRow, DeadRow, StateRow};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::SubscriptionId;
@@ -17,7 +18,7 @@ use crate::store::scope::{Scope, Txn, TxnError};
 use crate::store::sweeper::delete_page;
 use crate::store::workspace::WorkspaceStore;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -122,7 +123,7 @@ impl Progress {
     }
 
     /// Forgets what is known of events below `oldest`, which the journal no longer has: which were
-    /// confirmed, their attempts, and dead letters. Safe to repeat and to interrupt.
+    /// confirmed, their attempts and deliveries, and dead letters. Safe to repeat and to interrupt.
     pub(in crate::store) async fn forget_below(&self, oldest: Revision) -> Result<(), StoreError> {
         let chunk = acks::chunk_of(oldest);
         let guard = self.lock.lock().await;
@@ -138,6 +139,7 @@ impl Progress {
             (Kind::Ack, chunk),
             (Kind::Attempt, oldest),
             (Kind::Dead, oldest),
+            (Kind::Delivery, oldest),
         ];
         for (kind, end) in ends {
             let scan = Scan {
@@ -199,14 +201,16 @@ impl Progress {
     ///
     /// # Errors
     /// Only when the store fails.
-    pub async fn ack(&self, revisions: &[Revision]) -> Result<(), StoreError> {
-        let sorted: BTreeSet<Revision> = revisions.iter().copied().collect();
-        for part in sorted.into_iter().collect::<Vec<_>>().chunks(MAX_ACKS) {
-            let ranges: Vec<_> = part.iter().map(|revision| *revision..=*revision).collect();
-            let mut forget: Vec<_> = part.iter().map(|r| self.key(Kind::Attempt, *r)).collect();
+    pub async fn ack(&self, acks: &[Acknowledged]) -> Result<(), StoreError> {
+        let sorted: BTreeMap<Revision, Acknowledged> =
+            acks.iter().map(|ack| (ack.revision, *ack)).collect();
+        let sorted: Vec<_> = sorted.into_values().collect();
+        for part in sorted.chunks(MAX_ACKS) {
+            let ranges: Vec<_> = part.iter().map(|ack| ack.revision..=ack.revision).collect();
             self.confirm_with(&ranges, |txn| {
-                for key in forget.drain(..) {
-                    txn.delete(key);
+                for ack in part {
+                    txn.delete(self.key(Kind::Attempt, ack.revision));
+                    self.remember_ack(txn, *ack)?;
                 }
                 Ok(())
             })
@@ -264,25 +268,26 @@ impl Progress {
         finish(txn).await
     }
 
-    /// Counts a delivery of each of these revisions, without waiting for the disk: after a crash a
-    /// count may be one too low.
+    /// Counts deliveries that failed, without waiting for the disk: after a crash a count may be one too
+    /// low.
     ///
     /// # Errors
     /// Only when the store fails.
-    pub async fn count_attempts(&self, revisions: &[Revision]) -> Result<(), StoreError> {
+    pub async fn count_failures(&self, failures: &[FailedDelivery]) -> Result<(), StoreError> {
         let mut txn = Txn::new(self.scope().engine.clone());
-        for revision in revisions {
-            let key = self.key(Kind::Attempt, *revision);
+        for failed in failures {
+            let key = self.key(Kind::Attempt, failed.revision);
             txn.update(self.scope(), key, |row: &mut AttemptRow| {
                 row.count = row.count.saturating_add(1);
             });
+            self.remember_failure(&mut txn, *failed);
         }
         let engine = &self.scope().engine;
         engine.submit(txn.into_commit(), Urgency::Lazy).await?;
         Ok(())
     }
 
-    /// How often each of these revisions was delivered, in the same order.
+    /// How often a delivery of each of these revisions failed, in the same order.
     ///
     /// # Errors
     /// Only when the store fails.
@@ -321,10 +326,10 @@ impl Progress {
             self.key(Kind::Dead, revision),
             self.key(Kind::Attempt, revision),
         );
-        let scope = self.scope().clone();
-        self.confirm_with(&[revision..=revision], move |txn| {
-            txn.put(&scope, dead_key, &dead)?;
+        self.confirm_with(&[revision..=revision], |txn| {
+            txn.put(self.scope(), dead_key, &dead)?;
             txn.delete(attempt_key);
+            self.remember_end(txn, revision);
             Ok(())
         })
         .await

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::event::{EventType, ReceiptKind};
+use crate::store::key::Kind;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -205,7 +206,7 @@ async fn marks_expire_by_day_and_by_entry() {
     world.store.sweep().await.unwrap();
     let workspace = world.default().await;
     let progress = default_progress(&workspace).await;
-    progress.ack(&[1, 2]).await.unwrap();
+    progress.ack(&acks(&[1, 2])).await.unwrap();
     workspace.enforce(&retention).await.unwrap();
     let after = world
         .engine
@@ -330,7 +331,10 @@ async fn age_removes_events_and_says_which_unconfirmed_ones() {
     let progress = default_progress(&workspace).await;
     progress.next_epoch().await.unwrap();
     progress.skip(&[1..=600]).await.unwrap();
-    progress.count_attempts(&[700, 1_150]).await.unwrap();
+    progress
+        .count_failures(&failures(&[700, 1_150]))
+        .await
+        .unwrap();
     world.clock.advance(DAY * 8);
     let retention = Retention {
         max_age: Some(DAY * 7),
@@ -514,24 +518,25 @@ async fn what_retention_removed_leaves_no_rows_behind() {
     for _ in 0..18 {
         session.apply(changes()).await.unwrap();
     }
-    progress.ack(&[5, 5_000, 8_900]).await.unwrap();
+    progress.ack(&acks(&[5, 5_000, 8_900])).await.unwrap();
     progress.bury(6, "MAX_ATTEMPTS", 3).await.unwrap();
-    let acks = async || {
-        let prefix = workspace.key(super::super::key::Kind::Ack).prefix();
+    let rows = async |kind| {
+        let prefix = workspace.key(kind).prefix();
         let scan = crate::store::engine::Scan::prefix(&prefix, 100);
         world.engine.range(scan).await.unwrap().rows.len()
     };
-    assert_eq!(acks().await, 3);
+    assert_eq!((rows(Kind::Ack).await, rows(Kind::Delivery).await), (3, 4));
     world.clock.advance(DAY * 31);
     let retention = Retention {
         max_age: Some(DAY * 30),
         max_bytes: None,
     };
     workspace.enforce(&retention).await.unwrap();
-    assert_eq!(acks().await, 1, "only that of the newest events");
+    assert_eq!(rows(Kind::Ack).await, 1, "only that of the newest events");
+    assert_eq!(rows(Kind::Delivery).await, 0);
     let dead = progress.dead_letters(&PageRequest::default()).await;
     assert!(dead.unwrap().items.is_empty());
     assert_eq!(progress.confirmed().await.unwrap().floor(), 9_001);
-    progress.ack(&[9_001]).await.unwrap();
+    progress.ack(&acks(&[9_001])).await.unwrap();
     assert_eq!(progress.confirmed().await.unwrap().floor(), 9_002);
 }

@@ -149,6 +149,27 @@ pub(super) fn outbound(request: u128, to: &Person, text: &str) -> NewMessage {
     }
 }
 
+/// Acks of these events, of which nothing is known.
+pub(super) fn acks(revisions: &[u64]) -> Vec<Acknowledged> {
+    let ack = |revision: &u64| Acknowledged {
+        revision: *revision,
+        first_leased: None,
+        failed_before: true,
+    };
+    revisions.iter().map(ack).collect()
+}
+
+/// Deliveries of these events that were refused.
+pub(super) fn failures(revisions: &[u64]) -> Vec<FailedDelivery> {
+    let failed = |revision: &u64| FailedDelivery {
+        revision: *revision,
+        first_leased: Some(NOW),
+        failure: DeliveryFailure::Refused,
+        at: NOW.plus(std::time::Duration::from_secs(1)),
+    };
+    revisions.iter().map(failed).collect()
+}
+
 pub(super) async fn append(session: &SessionStore, event: NewEvent) -> Appended {
     let applied = session.apply(vec![Change::Event(event)]).await.unwrap();
     match applied[..] {

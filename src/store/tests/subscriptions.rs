@@ -112,7 +112,7 @@ async fn a_subscription_begins_where_it_was_told() {
 async fn acks_are_remembered_and_the_floor_moves_over_full_chunks() {
     let world = World::new().await;
     let default = progress(&world, "default").await;
-    default.ack(&[3, 1, 2, 7]).await.unwrap();
+    default.ack(&acks(&[3, 1, 2, 7])).await.unwrap();
     let confirmed = default.confirmed().await.unwrap();
     assert_eq!(confirmed.floor(), 4);
     assert!(confirmed.contains(7) && !confirmed.contains(5));
@@ -124,12 +124,12 @@ async fn acks_are_remembered_and_the_floor_moves_over_full_chunks() {
         .await
         .unwrap();
     assert_eq!(default.confirmed().await.unwrap().floor(), 4);
-    default.ack(&[4]).await.unwrap();
+    default.ack(&acks(&[4])).await.unwrap();
     let world = world.restarted().await;
     let default = progress(&world, "default").await;
     assert_eq!(default.confirmed().await.unwrap().floor(), 8_201);
     // A late repetition below the floor changes nothing.
-    default.ack(&[1, 4, 5_000, 8_200]).await.unwrap();
+    default.ack(&acks(&[1, 4, 5_000, 8_200])).await.unwrap();
     assert_eq!(default.confirmed().await.unwrap().floor(), 8_201);
 }
 
@@ -149,7 +149,7 @@ async fn any_order_of_acks_is_the_same_set() {
         let batches = batches.new_tree(&mut runner).unwrap().current();
         let mut model = BTreeSet::new();
         for batch in &batches {
-            default.ack(batch).await.unwrap();
+            default.ack(&acks(batch)).await.unwrap();
             model.extend(batch.iter().copied());
         }
         let confirmed = default.confirmed().await.unwrap();
@@ -179,7 +179,7 @@ async fn rival_acks_lose_nothing() {
                 let name = SubscriptionId::new("default").unwrap();
                 let progress = workspace.subscriptions().progress(&name).await.unwrap();
                 for n in 0..10 {
-                    progress.ack(&[1 + task + n * 20]).await.unwrap();
+                    progress.ack(&acks(&[1 + task + n * 20])).await.unwrap();
                 }
             })
         })
@@ -196,11 +196,11 @@ async fn attempts_are_counted_until_the_event_is_confirmed_or_buried() {
     let world = World::new().await;
     let default = progress(&world, "default").await;
     for _ in 0..3 {
-        default.count_attempts(&[5, 6]).await.unwrap();
+        default.count_failures(&failures(&[5, 6])).await.unwrap();
     }
-    default.count_attempts(&[6]).await.unwrap();
+    default.count_failures(&failures(&[6])).await.unwrap();
     assert_eq!(default.attempts(&[5, 6, 7]).await.unwrap(), [3, 4, 0]);
-    default.ack(&[5]).await.unwrap();
+    default.ack(&acks(&[5])).await.unwrap();
     default.bury(6, "MAX_ATTEMPTS", 4).await.unwrap();
     assert_eq!(default.attempts(&[5, 6]).await.unwrap(), [0, 0]);
     let world = world.restarted().await;
@@ -243,7 +243,7 @@ async fn a_dead_letter_that_is_put_back_is_the_same_event_for_its_subscription_a
         .await
         .unwrap();
     let default = progress(&world, "default").await;
-    default.count_attempts(&[1]).await.unwrap();
+    default.count_failures(&failures(&[1])).await.unwrap();
     default.bury(1, "MAX_ATTEMPTS", 3).await.unwrap();
     let redrive = default
         .redrive_once(Some(&[1, 2]), &answer(&world, 1).await)
@@ -349,6 +349,51 @@ async fn dead_letters_are_put_back_in_parts_and_without_what_has_left_the_journa
 }
 
 #[tokio::test]
+async fn what_became_of_a_delivery_is_remembered() {
+    let world = World::new().await;
+    let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+    let default = progress(&world, "default").await;
+    assert_eq!(default.delivery(1).await.unwrap(), None);
+    let ack = |revision, failed_before| Acknowledged {
+        revision,
+        first_leased: Some(later(5)),
+        failed_before,
+    };
+    default.count_failures(&failures(&[2, 2, 3])).await.unwrap();
+    world.clock.advance(Duration::from_secs(7));
+    default.ack(&[ack(1, false), ack(2, true)]).await.unwrap();
+    default.bury(3, "MAX_ATTEMPTS", 1).await.unwrap();
+    let world = world.restarted().await;
+    let default = progress(&world, "default").await;
+    let refused = Some((DeliveryFailure::Refused, later(1)));
+    let expected = [
+        DeliveryRecord {
+            first_leased: Some(later(5)),
+            acknowledged: Some(later(7)),
+            ..DeliveryRecord::default()
+        },
+        DeliveryRecord {
+            first_leased: Some(NOW),
+            failures: 2,
+            last_failure: refused,
+            acknowledged: Some(later(7)),
+            given_up: None,
+        },
+        DeliveryRecord {
+            first_leased: Some(NOW),
+            failures: 1,
+            last_failure: refused,
+            acknowledged: None,
+            given_up: Some(later(7)),
+        },
+    ];
+    for (revision, expected) in (1..).zip(expected) {
+        let found = default.delivery(revision).await.unwrap();
+        assert_eq!(found, Some(expected), "{revision}");
+    }
+}
+
+#[tokio::test]
 async fn epochs_never_repeat() {
     let world = World::new().await;
     assert_eq!(
@@ -389,7 +434,7 @@ async fn progress_of_a_deleted_subscription_says_so() {
         .unwrap();
     let crm = progress(&world, "crm").await;
     subscriptions.delete(&id("crm"), None).await.unwrap();
-    assert_eq!(crm.ack(&[1]).await, Err(StoreError::Gone));
+    assert_eq!(crm.ack(&acks(&[1])).await, Err(StoreError::Gone));
     assert_eq!(crm.confirmed().await, Err(StoreError::Gone));
     assert_eq!(crm.next_epoch().await, Err(StoreError::Gone));
 }

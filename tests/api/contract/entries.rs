@@ -32,6 +32,7 @@ pub(crate) struct Place {
     message: String,
     subscription: String,
     dead_letter: String,
+    delivery: String,
     media: String,
     group: String,
 }
@@ -44,6 +45,7 @@ impl Place {
         Self {
             message: format!("{session}/messages/{message}"),
             dead_letter: format!("{subscription}/deadLetters/{revision}"),
+            delivery: format!("{subscription}/deliveries/{revision}"),
             media: format!("{session}/media/{file}"),
             group: format!("{session}/groups/{GROUP}"),
             workspace,
@@ -218,6 +220,7 @@ impl Entry {
             .replace("$message", &place.message)
             .replace("$subscription", &place.subscription)
             .replace("$dead_letter", &place.dead_letter)
+            .replace("$delivery", &place.delivery)
             .replace("$media", &place.media)
             .replace("$group", &place.group)
             .replace("$token", &stage.token)
@@ -393,6 +396,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         r#"{"name":"$subscription","requestId":"$id"}"#,
         ETAG,
     )),
+    of_resource(read(Workspace, "GetDelivery", r#"{"name":"$delivery"}"#)),
     of_resource(read(
         Workspace,
         "ListDeadLetters",

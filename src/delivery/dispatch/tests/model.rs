@@ -294,14 +294,14 @@ impl World {
     /// Writes what is to be written, and checks that it is in order within each key.
     pub(super) fn write(&mut self) {
         let writes = self.machine.take_writes();
-        for revision in &writes.charges {
+        for revision in &charged(&writes) {
             assert!(
                 self.known[revision].delivered,
                 "{revision} is charged although no client has seen it"
             );
         }
         let dead = writes.dead.iter().map(|(revision, _)| *revision);
-        let settled: BTreeSet<_> = writes.acks.iter().copied().chain(dead).collect();
+        let settled: BTreeSet<_> = acked(&writes).into_iter().chain(dead).collect();
         for revision in &settled {
             let event = self.journal[revision].clone();
             for earlier in self.same_key(event.key).take_while(|r| r < revision) {
