@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::server::{ApiServer, Listeners, ServerOptions};
 use crate::api::supervisor::Supervised;
+use crate::api::tls::Certificate;
 use crate::config::{Config, Sources};
 use crate::domain::clock::{Clock, Entropy, SystemClock};
 use crate::lifecycle::Shutdown;
@@ -94,6 +95,8 @@ pub struct Daemon {
     config: Config,
     /// How long events stay; a reload may change it.
     journal_max_age: watch::Sender<Duration>,
+    /// Of the API on the network, if it speaks TLS.
+    certificate: Option<Arc<Certificate>>,
     /// The API, until it is shut down.
     api: Mutex<ApiServer>,
     shutdown: Shutdown,
@@ -232,6 +235,7 @@ impl Daemon {
             heart,
             config: config.clone(),
             journal_max_age,
+            certificate: api.certificate().cloned(),
             api: Mutex::new(api),
             shutdown,
             broken,
@@ -261,6 +265,7 @@ impl Daemon {
             self.config.clone(),
             logs,
             self.journal_max_age.clone(),
+            self.certificate.clone(),
         )
     }
 

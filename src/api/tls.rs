@@ -147,10 +147,11 @@ impl Certificate {
             let read = tokio::task::spawn_blocking(move || digest_of(&files)).await;
             // A file that is missing for a moment is being replaced.
             let Ok(Ok(digest)) = read else { continue };
-            if digest == looked_at {
+            let known = digest == looked_at || digest == self.current().digest;
+            looked_at = digest;
+            if known {
                 continue;
             }
-            looked_at = digest;
             match self.reload() {
                 Ok(_) => tracing::info!("the certificate was replaced"),
                 Err(error) => tracing::error!(%error, "the certificate in use stays"),

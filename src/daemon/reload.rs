@@ -1,15 +1,20 @@
 //! What of the configuration can change while the daemon runs, and what needs a restart.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::api::tls::Certificate;
 use crate::config::{Config, ConfigError, Sources, load};
 use crate::telemetry::{LogControl, TelemetryError};
 
 /// The keys that take effect at once; every other needs a restart.
 pub const LIVE_KEYS: [&str; 2] = ["log.level", "store.journal_max_age"];
+
+/// What a reload calls a certificate whose files have changed.
+const CERTIFICATE: &str = "listen.tls_certificate";
 
 /// Reads the configuration anew and applies what can be applied.
 #[derive(Debug)]
@@ -19,12 +24,14 @@ pub struct Reloader {
     running: Config,
     logs: LogControl,
     journal_max_age: watch::Sender<Duration>,
+    /// Of the network listener, if it speaks TLS.
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// What a reload did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reloaded {
-    /// Keys whose new values are in force.
+    /// Keys whose new values are in force; `listen.tls_certificate` when the content of its files is new.
     pub applied: Vec<String>,
     /// Keys whose new values come with the next restart.
     pub pending: Vec<String>,
@@ -49,16 +56,19 @@ impl Reloader {
         running: Config,
         logs: LogControl,
         journal_max_age: watch::Sender<Duration>,
+        certificate: Option<Arc<Certificate>>,
     ) -> Self {
         Self {
             sources,
             running,
             logs,
             journal_max_age,
+            certificate,
         }
     }
 
-    /// Reads the configuration from where the daemon got it and applies what can be applied.
+    /// Reads the configuration from where the daemon got it and applies what can be applied; reads the
+    /// certificate and its key again. Those that cannot be used are a warning, and the ones in use stay.
     ///
     /// # Errors
     /// [`ReloadError`] when it is wrong: then everything stays as it was.
@@ -70,13 +80,23 @@ impl Reloader {
             .send_replace(loaded.config.store.journal_max_age);
         self.running.log.level = loaded.config.log.level;
         self.running.store.journal_max_age = loaded.config.store.journal_max_age;
-        let (applied, pending) = changed
+        let (mut applied, pending): (Vec<_>, _) = changed
             .into_iter()
             .partition(|key| LIVE_KEYS.contains(&key.as_str()));
+        let mut warnings = loaded.warnings;
+        match self
+            .certificate
+            .as_ref()
+            .map(|certificate| certificate.reload())
+        {
+            Some(Ok(true)) => applied.push(CERTIFICATE.to_owned()),
+            Some(Err(error)) => warnings.push(format!("{error}; the certificate in use stays")),
+            Some(Ok(false)) | None => {}
+        }
         Ok(Reloaded {
             applied,
             pending,
-            warnings: loaded.warnings,
+            warnings,
         })
     }
 }
