@@ -44,7 +44,8 @@ bench: prereqs ## the measurements of docs/benchmarks.md
 	cargo bench --locked --workspace --benches --features simulator
 
 .PHONY: package
-package: prereqs ## a Debian package and a tarball, in target/package/
+package: ## a Debian package and a tarball with a static program, in target/package/
+	@scripts/prereqs package
 	@scripts/package
 
 .PHONY: audit
