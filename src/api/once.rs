@@ -124,6 +124,28 @@ impl Once {
         R: Mutation,
         A: Message + Default,
     {
+        let always = async |_: &A| Ok(true);
+        let mutate = async |ticket: &Ticket, _| mutate(ticket).await;
+        self.run_unless(workspace, request, always, mutate).await
+    }
+
+    /// Like [`Self::run_in`], for answers that may be outlived by the memory of them: an earlier answer that
+    /// is no longer `good` is given again only in the sense that `mutate` makes another, told that it takes
+    /// the earlier one's place.
+    ///
+    /// # Errors
+    /// `IDEMPOTENCY_CONFLICT` when the id was used with other parameters, or whatever `mutate` fails with.
+    pub(super) async fn run_unless<R, A>(
+        &self,
+        workspace: &WorkspaceStore,
+        request: &R,
+        good: impl AsyncFnOnce(&A) -> Result<bool, ApiError>,
+        mutate: impl AsyncFnOnce(&Ticket, bool) -> Result<A, ApiError>,
+    ) -> Result<A, ApiError>
+    where
+        R: Mutation,
+        A: Message + Default,
+    {
         let id = fields::request_id(request.request_id())?;
         let mut hasher = DefaultHasher::new();
         (workspace.id(), id).hash(&mut hasher);
@@ -138,8 +160,15 @@ impl Once {
             id,
         };
         match ticket.requests.recall(id, ticket.body).await? {
-            Some(earlier) => decode(&earlier),
-            None => mutate(&ticket).await,
+            Some(earlier) => {
+                let earlier = decode(&earlier)?;
+                if good(&earlier).await? {
+                    Ok(earlier)
+                } else {
+                    mutate(&ticket, true).await
+                }
+            }
+            None => mutate(&ticket, false).await,
         }
     }
 }

@@ -458,7 +458,7 @@ impl Sessions {
             Scope::purge(&**engine, &prefix).await?;
         }
         let workspace = &self.workspace.0;
-        media::purge(&workspace.context, workspace.number, Some(number)).await?;
+        media::purge(&workspace.context, workspace.number, Some(number)).await;
         let done = Commit {
             delete: vec![self.purge_key(number)],
             ..Commit::default()

@@ -261,12 +261,10 @@ async fn remove_files(workspace: &WorkspaceStore, keys: Vec<Bytes>) {
         return;
     }
     let removed = tokio::task::spawn_blocking(move || {
-        files
-            .iter()
-            .map(|file| shelf.remove(file))
-            .find(Result::is_err)
+        let removed: Vec<_> = files.iter().map(|file| shelf.remove(file)).collect();
+        removed.into_iter().find_map(Result::err)
     });
-    if let Ok(Some(Err(error))) = removed.await {
+    if let Ok(Some(error)) = removed.await {
         tracing::warn!(workspace = %workspace.id(), %error, "an uploaded file cannot be removed");
     }
 }

@@ -321,7 +321,7 @@ impl Store {
     pub(super) async fn purge_workspace(&self, number: u64) -> Result<(), StoreError> {
         let engine = &*self.0.context.engine;
         Scope::purge(engine, &workspace_prefix(number)).await?;
-        media::purge(&self.0.context, number, None).await?;
+        media::purge(&self.0.context, number, None).await;
         let done = Commit {
             delete: vec![purge_key(number)],
             ..Commit::default()

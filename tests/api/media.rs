@@ -336,3 +336,25 @@ async fn a_file_is_uploaded_as_the_body_of_an_http_request() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_upload_whose_file_has_gone_is_taken_again() {
+    let world = World::new().await;
+    world.session("main").await;
+    let id = fresh();
+    let same = |info: &mut pb::UploadMediaInfo| info.request_id.clone_from(&id);
+    let first = upload(&world, same, &[b"file"]).await.unwrap();
+    // As a restore leaves it: rows and remembered answers without files.
+    std::fs::remove_dir_all(world.files.path().join("media")).unwrap();
+    let named = pb::OutboundMedia {
+        name: first.name.clone(),
+        ..Default::default()
+    };
+    let refused = send(&world, named).await;
+    check(refused, Code::NotFound, "RESOURCE_NOT_FOUND", None);
+    let again = upload(&world, same, &[b"file"]).await.unwrap();
+    assert_ne!(again.name, first.name);
+    let (_, data) = download(&world, &again.name).await.unwrap();
+    assert_eq!(data, b"file");
+    assert_eq!(upload(&world, same, &[b"file"]).await.unwrap(), again);
+}

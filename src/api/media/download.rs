@@ -1,9 +1,12 @@
 //! Giving a file out.
 
 use std::io::Read as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -23,6 +26,9 @@ use crate::store::media::MediaFile;
 /// Frames that wait for a slow reader.
 const BUFFER: usize = 4;
 
+/// How long a client may take nothing.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Bytes given out at once.
 const CHUNK: usize = 64 << 10;
 
@@ -40,7 +46,7 @@ impl MediaApi {
                 let chunks = self.sessions.fetch(&call.name.session, &media.raw).await?;
                 (convert::media(&media, call.name.to_string()), chunks)
             }
-            FileId::Uploaded(id) => uploaded(&call, id).await?,
+            FileId::Uploaded(id) => uploaded(&call, id, &self.readers).await?,
         };
         tracing::info!(size = info.size, "a file is being downloaded");
         let (out, stream) = mpsc::channel(BUFFER);
@@ -87,12 +93,14 @@ async fn arrived(
 async fn uploaded(
     call: &Call<DownloadMediaRequest, MediaName>,
     id: MediaId,
+    readers: &Arc<Semaphore>,
 ) -> Result<(MediaContent, mpsc::Receiver<Bytes>), ApiError> {
     let missing = || ApiError::not_found(&call.name.to_string());
     let session = call.workspace.session(&call.name.session.session).await?;
     let store = session.media().ok_or_else(missing)?;
-    let media = store.get(id).await?;
-    let file = store.open(id).await?;
+    let (media, file) = store.open(id).await?;
+    let slot = Arc::clone(readers).acquire_owned().await;
+    let slot = slot.map_err(|_| faults::draining())?;
     let (chunks, out) = mpsc::channel(BUFFER);
     let info = MediaContent {
         name: call.name.to_string(),
@@ -102,8 +110,10 @@ async fn uploaded(
         file_name: media.file_name,
         ..MediaContent::default()
     };
+    let handle = Handle::current();
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = give_out(&file, &chunks) {
+        let _slot = slot;
+        if let Err(error) = give_out(&file, &chunks, &handle) {
             // The client sees that the file is incomplete.
             tracing::warn!(%error, "an uploaded file cannot be read");
         }
@@ -112,13 +122,18 @@ async fn uploaded(
 }
 
 /// Reads a file to whoever takes it.
-fn give_out(file: &MediaFile, chunks: &mpsc::Sender<Bytes>) -> std::io::Result<()> {
+fn give_out(
+    file: &MediaFile,
+    chunks: &mpsc::Sender<Bytes>,
+    handle: &Handle,
+) -> std::io::Result<()> {
     let mut file = file.read()?;
     let mut buffer = vec![0; CHUNK];
     loop {
         let read = file.read(&mut buffer)?;
         let chunk = Bytes::copy_from_slice(&buffer[..read]);
-        if read == 0 || chunks.blocking_send(chunk).is_err() {
+        let taken = || handle.block_on(chunks.send_timeout(chunk, PATIENCE));
+        if read == 0 || taken().is_err() {
             return Ok(());
         }
     }
@@ -145,14 +160,13 @@ async fn pass_on(
     if left > 0 {
         return Err(ApiError::new(
             Reason::MediaDamaged,
-            "the file could not be read to its end: download it again",
+            "the file could not be read to its end: download it again, or, if it was uploaded here, upload it again",
         ));
     }
     Ok(())
 }
 
 async fn send(out: &Out, frame: Frame) -> bool {
-    out.send(Ok(DownloadMediaResponse { frame: Some(frame) }))
-        .await
-        .is_ok()
+    let frame = Ok(DownloadMediaResponse { frame: Some(frame) });
+    out.send_timeout(frame, PATIENCE).await.is_ok()
 }

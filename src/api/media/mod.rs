@@ -7,6 +7,7 @@ pub(super) use self::upload::file_name;
 
 use std::sync::Arc;
 
+use dashmap::DashMap;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -16,13 +17,18 @@ use super::gate::Gate;
 use super::names::MediaName;
 use super::once::Once;
 use super::ports::Sessions;
+use crate::domain::ids::WorkspaceId;
 use crate::pb::media_service_server::MediaService;
 use crate::pb::{
     DownloadMediaRequest, DownloadMediaResponse, UploadMediaRequest, UploadMediaResponse,
 };
 
-/// Files taken in at a time.
-const UPLOADS: usize = 32;
+/// Files taken in at a time, and how many of them for one workspace.
+const UPLOADS: usize = 64;
+const UPLOADS_EACH: usize = 8;
+
+/// Uploaded files read at a time.
+const READERS: usize = 16;
 
 /// Implements `MediaService`.
 #[derive(Debug)]
@@ -30,7 +36,9 @@ pub(super) struct MediaApi {
     gate: Gate,
     once: Arc<Once>,
     sessions: Arc<dyn Sessions>,
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
+    uploads_of: DashMap<WorkspaceId, Arc<Semaphore>>,
+    readers: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -45,7 +53,9 @@ impl MediaApi {
             gate,
             once,
             sessions,
-            uploads: Semaphore::new(UPLOADS),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            uploads_of: DashMap::new(),
+            readers: Arc::new(Semaphore::new(READERS)),
             stop,
         }
     }

@@ -1,22 +1,25 @@
 //! Taking a file in that is to be sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tonic::Streaming;
 
-use super::MediaApi;
+use super::{MediaApi, UPLOADS_EACH};
 use crate::api::gate::Caller;
-use crate::api::names::session_name;
+use crate::api::names::{FileId, MediaName, session_name};
 use crate::api::once::mutation;
 use crate::api::status::{ApiError, Reason};
 use crate::api::{convert, faults, fields, layer};
-use crate::domain::ids::SessionName;
+use crate::domain::ids::{SessionName, WorkspaceId};
 use crate::domain::media::UploadedMedia;
 use crate::pb::upload_media_request::Frame;
 use crate::pb::{UploadMediaInfo, UploadMediaRequest, UploadMediaResponse};
-use crate::store::StoreError;
 use crate::store::media::{IncomingError, KeepError, MediaStore, NewMedia, SealedFile};
+use crate::store::{LookupError, StoreError};
 
 mutation! {
     UploadMediaInfo is "UploadMedia";
@@ -33,6 +36,12 @@ const MAX_CHUNK: usize = 512 << 10;
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_mins(1);
+
+/// Bytes a client must send in a second, all in all, after its first minute.
+const SLOWEST: u64 = 8 << 10;
+
+/// How long an upload waits for its turn.
+const SLOT_PATIENCE: Duration = Duration::from_secs(30);
 
 impl MediaApi {
     /// Takes a file from its first frame to its last.
@@ -55,7 +64,7 @@ impl MediaApi {
             let session = workspace.session(&name.session).await;
             let session = session.map_err(|error| ApiError::from(error).at(&name))?;
             let store = session.media().ok_or_else(nowhere)?;
-            let _slot = self.uploads.acquire().await;
+            let _slots = self.slots(&name.workspace).await?;
             let sealed = receive(&store, &mut frames).await?;
             let info = described(info, &sealed)?;
             tracing::info!(size = sealed.size(), "a file was uploaded");
@@ -63,20 +72,61 @@ impl MediaApi {
                 mime_type: info.mime_type.clone(),
                 file_name: info.file_name.clone(),
             };
+            // A file may go before its answer does, and is not there after a restore.
+            let is_there = async |earlier: &UploadMediaResponse| is_kept(&store, earlier).await;
             self.once
-                .run_in(&workspace, &info, async |ticket| {
+                .run_unless(&workspace, &info, is_there, async |ticket, replaces| {
                     let of = name.clone();
                     let remember = ticket.remember(move |media| answer(&of, media));
-                    let kept = store.keep(sealed, new, remember).await;
+                    let kept = store.keep(sealed, new, remember, replaces).await;
                     Ok(answer(&name, &kept.map_err(not_kept)?))
                 })
                 .await
         };
+        if self.stop.is_cancelled() {
+            return Err(faults::draining());
+        }
+        // One that is under way may end before the daemon does.
         tokio::select! {
             done = work => done,
             lost = standing.lost() => Err(lost),
-            () = self.stop.cancelled() => Err(faults::draining()),
         }
+    }
+
+    /// A place among all uploads, and among those of the workspace.
+    async fn slots(&self, workspace: &WorkspaceId) -> Result<[OwnedSemaphorePermit; 2], ApiError> {
+        let own = self.uploads_of.entry(workspace.clone());
+        let own = own.or_insert_with(|| Arc::new(Semaphore::new(UPLOADS_EACH)));
+        let own = Arc::clone(&own);
+        let both = async {
+            let own = own.acquire_owned().await?;
+            let shared = Arc::clone(&self.uploads).acquire_owned().await?;
+            Ok::<_, AcquireError>([own, shared])
+        };
+        match tokio::time::timeout(SLOT_PATIENCE, both).await {
+            Ok(Ok(slots)) => Ok(slots),
+            _ => Err(ApiError::new(
+                Reason::TooManyStreams,
+                "too many files are being uploaded at once",
+            )
+            .retry_after(SLOT_PATIENCE)),
+        }
+    }
+}
+
+/// Whether the file of an earlier answer is there.
+async fn is_kept(store: &MediaStore, earlier: &UploadMediaResponse) -> Result<bool, ApiError> {
+    let name = earlier
+        .media
+        .as_ref()
+        .map_or("", |media| media.name.as_str());
+    let Ok(FileId::Uploaded(id)) = MediaName::parse("name", name).map(|name| name.file) else {
+        return Ok(false);
+    };
+    match store.get(id).await {
+        Ok(_) => Ok(true),
+        Err(LookupError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -119,12 +169,19 @@ fn check(info: &UploadMediaInfo) -> Result<(), ApiError> {
 /// A name that people see: never a path.
 pub(in crate::api) fn file_name(field: &'static str, name: &str) -> Result<(), ApiError> {
     let length = name.chars().count();
-    if (1..=MAX_FILE_NAME).contains(&length) && !name.chars().any(|c| c == '/' || c.is_control()) {
+    // Directions that are overridden make `exe.pdf` of what is not.
+    let odd = |c: char| {
+        matches!(c, '/' | '\\' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || c.is_control()
+    };
+    if (1..=MAX_FILE_NAME).contains(&length) && !name.chars().any(odd) {
         return Ok(());
     }
     Err(ApiError::field(
         field,
-        format!("must have 1 to {MAX_FILE_NAME} characters, without `/`"),
+        format!(
+            "must have 1 to {MAX_FILE_NAME} characters, without `/`, `\\` and control characters"
+        ),
     ))
 }
 
@@ -178,7 +235,9 @@ async fn receive(
     store: &MediaStore,
     frames: &mut Streaming<UploadMediaRequest>,
 ) -> Result<SealedFile, ApiError> {
-    let mut incoming = store.begin().await.map_err(not_taken)?;
+    let mut incoming = store.begin();
+    let begun = Instant::now();
+    let mut seen = 0;
     while let Some(frame) = next(frames).await? {
         let Frame::Chunk(chunk) = frame else {
             return Err(ApiError::new(
@@ -191,6 +250,11 @@ async fn receive(
                 "chunk",
                 format!("has {} bytes; at most {MAX_CHUNK} are allowed", chunk.len()),
             ));
+        }
+        seen += chunk.len() as u64;
+        if begun.elapsed() > SILENCE + Duration::from_secs(seen / SLOWEST) {
+            let said = format!("the file comes with less than {SLOWEST} bytes a second");
+            return Err(ApiError::new(Reason::DeadlineExceeded, said));
         }
         incoming
             .write(Bytes::from(chunk))
@@ -215,16 +279,25 @@ fn not_taken(error: IncomingError) -> ApiError {
         ),
         IncomingError::Full { .. } => {
             let said = format!("{error} (media.max_workspace); files go when they expire");
-            // The next files go within the hour.
-            ApiError::new(Reason::QuotaExceeded, said).retry_after(Duration::from_hours(1))
+            ApiError::new(Reason::QuotaExceeded, said)
         }
-        IncomingError::Io(error) => StoreError::Io(error.to_string()).into(),
+        IncomingError::Disk => ApiError::new(Reason::QuotaExceeded, error.to_string()),
+        IncomingError::Io(error) => disk(&error),
+    }
+}
+
+/// What the disk says: full, or its directory has gone with its session, or a fault.
+fn disk(error: &std::io::Error) -> ApiError {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => ApiError::new(Reason::QuotaExceeded, "the disk is full"),
+        std::io::ErrorKind::NotFound => StoreError::Gone.into(),
+        _ => StoreError::Io(error.to_string()).into(),
     }
 }
 
 fn not_kept(error: KeepError) -> ApiError {
     match error {
-        KeepError::Io(error) => StoreError::Io(error.to_string()).into(),
+        KeepError::Io(error) => disk(&error),
         KeepError::Store(error) => error.into(),
     }
 }

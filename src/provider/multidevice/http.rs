@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::http::header::CONTENT_LENGTH;
 use tokio_tungstenite::tungstenite::http::{Request, Response, Uri};
@@ -43,6 +44,10 @@ const CHUNK: usize = 64 << 10;
 const WAITING: usize = 4;
 /// How long the media host may take no byte of an upload.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Bytes of an upload that a media host must take in a second, all in all.
+const SLOWEST: u64 = 32 << 10;
+/// How long a media host may think about whether it has an upload already: a question that delays others.
+const ASKED: Duration = Duration::from_secs(10);
 /// How long one exchange may take; of an upload, what follows its last byte.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long an unused connection stays open.
@@ -140,9 +145,11 @@ impl HttpClient for MediaHttp {
     async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
         let _slot = self.slots.acquire().await?;
         let body = whole(request.body.clone().unwrap_or_default());
-        match tokio::time::timeout(PATIENCE, self.exchange(&request, body, None)).await {
+        let is_question = request.method == "POST" && request.body.is_none();
+        let patience = if is_question { ASKED } else { PATIENCE };
+        match tokio::time::timeout(patience, self.exchange(&request, body, None)).await {
             Ok(outcome) => outcome,
-            Err(_) => bail!("the media host took longer than {PATIENCE:?}"),
+            Err(_) => bail!("the media host took longer than {patience:?}"),
         }
     }
 
@@ -166,7 +173,11 @@ impl HttpClient for MediaHttp {
         let exchange = AbortOnDropHandle::new(exchange);
         let mut buffer = vec![0; CHUNK];
         let mut refused = false;
+        let deadline = Instant::now() + PATIENCE + Duration::from_secs(content_length / SLOWEST);
         while !refused {
+            if Instant::now() > deadline {
+                bail!("the media host takes less than {SLOWEST} bytes a second");
+            }
             let read = match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => read,

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write as _};
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use whatsapp_rust::download::MediaType;
 use whatsapp_rust::http::HttpStatusError;
 use whatsapp_rust::wacore::upload::{EncryptedMediaInfo, UploadSource, encrypt_media_streaming};
@@ -18,10 +20,27 @@ use crate::domain::media::MediaKind;
 use crate::provider::contract::UploadError;
 use crate::store::media::MediaFile;
 
-/// The encrypted blob.
+/// The encrypted blob. It holds its place among the fleet's uploads until nobody reads it any more.
 struct Blob {
     file: Arc<File>,
     length: u64,
+    stop: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// A reader that fails once nobody waits for the upload.
+struct Wanted<R> {
+    inner: R,
+    stop: CancellationToken,
+}
+
+impl<R: Read> Read for Wanted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("the upload was given up"));
+        }
+        self.inner.read(buffer)
+    }
 }
 
 impl UploadSource for Blob {
@@ -33,7 +52,10 @@ impl UploadSource for Blob {
         // One attempt reads at a time, so sharing the place in the file does no harm.
         let mut file = self.file.try_clone()?;
         file.seek(SeekFrom::Start(offset))?;
-        Ok(Box::new(BufReader::new(file)))
+        Ok(Box::new(Wanted {
+            inner: BufReader::new(file),
+            stop: self.stop.clone(),
+        }))
     }
 }
 
@@ -44,14 +66,24 @@ pub(super) async fn upload(
     file: MediaFile,
     kind: MediaKind,
 ) -> Result<Vec<u8>, UploadError> {
-    let _slot = Arc::clone(&parts.media.writers)
+    let slot = Arc::clone(&parts.media.writers)
         .acquire_owned()
         .await
         .map_err(|_| UploadError::Temporary("the daemon is stopping".into()))?;
     let (scratch, media_type) = (parts.config.scratch.clone(), media_type(kind));
+    // What goes on in other threads ends, and gives its place back, when nobody waits for it any more.
+    let stop = CancellationToken::new();
+    let _given_up = stop.clone().drop_guard();
     let encrypted = tokio::task::spawn_blocking(move || {
         let blob = tempfile::tempfile_in(scratch).map_err(|error| disk(&error))?;
-        encrypt(&file, blob, media_type)
+        let (file, length, info) = encrypt(&file, blob, media_type, &stop)?;
+        let blob = Blob {
+            file: Arc::new(file),
+            length,
+            stop,
+            _slot: slot,
+        };
+        Ok::<_, UploadError>((blob, info))
     });
     let (blob, info) = encrypted
         .await
@@ -98,15 +130,19 @@ fn encrypt(
     file: &MediaFile,
     blob: File,
     media_type: MediaType,
-) -> Result<(Blob, EncryptedMediaInfo), UploadError> {
+    stop: &CancellationToken,
+) -> Result<(File, u64, EncryptedMediaInfo), UploadError> {
     let mut stored = Noticing {
-        inner: file.read().map_err(|error| lost(&error))?,
+        inner: Wanted {
+            inner: file.read().map_err(|error| lost(&error))?,
+            stop: stop.clone(),
+        },
         failed: None,
     };
     let mut out = BufWriter::new(blob);
     let encrypted = encrypt_media_streaming(&mut stored, &mut out, media_type);
-    if let Some(error) = stored.failed {
-        return Err(UploadError::Lost(error));
+    if let Some(error) = &stored.failed {
+        return Err(lost(error));
     }
     let info = encrypted.map_err(|error| disk(&io::Error::other(error)))?;
     out.flush().map_err(|error| disk(&error))?;
@@ -117,11 +153,7 @@ fn encrypt(
         return Err(UploadError::Lost("its length is not what it was".into()));
     }
     let length = blob.metadata().map_err(|error| disk(&error))?.len();
-    let blob = Blob {
-        file: Arc::new(blob),
-        length,
-    };
-    Ok((blob, info))
+    Ok((blob, length, info))
 }
 
 /// What the file on disk says: a passing shortage of the machine, or that it is gone or damaged.
@@ -137,18 +169,19 @@ fn lost(error: &io::Error) -> UploadError {
 /// A reader that remembers that it failed: the encryption reports reading and writing alike.
 struct Noticing<R> {
     inner: R,
-    failed: Option<String>,
+    failed: Option<io::Error>,
 }
 
 impl<R: Read> Read for Noticing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer);
-        if let Err(error) = &read
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            self.failed = Some(error.to_string());
+        match self.inner.read(buffer) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                let said = io::Error::new(error.kind(), error.to_string());
+                self.failed = Some(error);
+                Err(said)
+            }
+            read => read,
         }
-        read
     }
 }
 

@@ -34,6 +34,8 @@ struct Chat {
     classes: [usize; CLASSES],
     on_the_wire: bool,
     held_until: Option<Duration>,
+    /// Its first message waits for a place among the uploads.
+    parked: bool,
     /// Where it stands in `ready`.
     listed: Option<(usize, u64)>,
 }
@@ -47,6 +49,7 @@ pub(super) struct Backlog {
     passed_over: [u32; CLASSES],
     scheduled: BTreeMap<(Timestamp, u64), QueueEntry>,
     held: BTreeSet<(Duration, Hash)>,
+    parked: Vec<Hash>,
     /// Deadlines of messages that are not on the wire.
     deadlines: BTreeMap<(Timestamp, u64), Place>,
     /// Messages that are due, in the order of acceptance.
@@ -176,6 +179,26 @@ impl Backlog {
         self.relist(hash);
     }
 
+    /// Passes a chat over until [`Self::unpark`].
+    pub(super) fn park(&mut self, hash: Hash) {
+        if let Some(chat) = self.chats.get_mut(&hash)
+            && !std::mem::replace(&mut chat.parked, true)
+        {
+            self.parked.push(hash);
+        }
+        self.relist(hash);
+    }
+
+    /// Looks at every chat again that was passed over.
+    pub(super) fn unpark(&mut self) {
+        for hash in std::mem::take(&mut self.parked) {
+            if let Some(chat) = self.chats.get_mut(&hash) {
+                chat.parked = false;
+            }
+            self.relist(hash);
+        }
+    }
+
     /// When something becomes due: by wall time (schedules and deadlines), by monotonic time (holds).
     pub(super) fn next_wake(&self) -> (Option<Timestamp>, Option<Duration>) {
         let scheduled = self.scheduled.keys().next().map(|key| key.0);
@@ -202,6 +225,8 @@ impl Backlog {
         let entry = chat.waiting.remove(&seq)?;
         chat.classes[class(entry.priority)] -= 1;
         self.due.remove(&seq);
+        // What it was parked for may have been this one.
+        chat.parked = false;
         if let Some(at) = entry.expire_at {
             self.deadlines.remove(&(at, seq));
         }
@@ -216,7 +241,7 @@ impl Backlog {
         if let Some((class, seq)) = chat.listed.take() {
             self.ready[class].remove(&seq);
         }
-        let free = !chat.on_the_wire && chat.held_until.is_none();
+        let free = !chat.on_the_wire && chat.held_until.is_none() && !chat.parked;
         match chat.waiting.keys().next().copied() {
             Some(seq) if free => {
                 let class = chat.classes.iter().position(|count| *count > 0);
@@ -249,6 +274,36 @@ mod tests {
             state: MessageState::Queued,
             awaits_upload: false,
         }
+    }
+
+    #[test]
+    fn a_chat_that_is_passed_over_keeps_its_place() {
+        let mut backlog = Backlog::default();
+        for (seq, chat, priority) in [
+            (1, 1, Priority::Bulk),
+            (2, 2, Priority::Reply),
+            (3, 1, Priority::Bulk),
+        ] {
+            backlog.add(entry(seq, chat, priority), now());
+        }
+        backlog.park(Hash([1; 16]));
+        backlog.park(Hash([2; 16]));
+        assert_eq!((next(&mut backlog), backlog.len()), (None, 3));
+        backlog.unpark();
+        assert_eq!(next(&mut backlog), Some(2), "the urgent one first");
+        assert_eq!(next(&mut backlog), Some(1));
+        backlog.done(Hash([1; 16]));
+        backlog.park(Hash([1; 16]));
+        let expiring = QueueEntry {
+            expire_at: Some(Timestamp(2_000)),
+            ..entry(4, 3, Priority::Bulk)
+        };
+        backlog.add(expiring, now());
+        backlog.park(Hash([3; 16]));
+        let expired = backlog.take_expired(Timestamp(2_000));
+        assert_eq!(expired.len(), 1, "deadlines hold for it too");
+        backlog.unpark();
+        assert_eq!(next(&mut backlog), Some(3));
     }
 
     fn now() -> Timestamp {

@@ -29,6 +29,8 @@ pub struct OutboundConfig {
     pub max_attempts: u32,
     /// Longest pause after something passing (a query that timed out) kept a message off the wire.
     pub retry_cap: Duration,
+    /// How long a message waits for its file to be taken before it fails.
+    pub upload_patience: Duration,
     /// Waiting messages whose order is worked out in memory; the rest stays on disk until there is room.
     pub backlog: usize,
 }
@@ -40,6 +42,7 @@ impl Default for OutboundConfig {
             ack_timeout: Duration::from_secs(30),
             max_attempts: 10,
             retry_cap: Duration::from_mins(1),
+            upload_patience: Duration::from_hours(24),
             backlog: 20_000,
         }
     }

@@ -137,6 +137,7 @@ impl Sender {
                 parts.store.clone(),
                 Arc::clone(&parts.line),
                 Arc::clone(&parts.clock),
+                parts.account.clone(),
             ),
             parts,
             backlog: Backlog::default(),
@@ -240,8 +241,12 @@ impl Sender {
                 return Ok(());
             };
             if entry.awaits_upload {
-                self.backlog.start(&entry);
-                self.uploads.start(entry);
+                if self.uploads.is_full() {
+                    self.backlog.park(entry.chat);
+                } else {
+                    self.backlog.start(&entry);
+                    self.uploads.start(entry);
+                }
                 continue;
             }
             // A resend was paced when it went the first time.
@@ -431,7 +436,9 @@ impl Sender {
         mut entry: QueueEntry,
         uploaded: Uploaded,
     ) -> Result<(), StoreError> {
+        self.backlog.unpark();
         match uploaded {
+            Uploaded::Late => self.put_back(entry, Duration::ZERO),
             Uploaded::Ready => {
                 self.kept_off.remove(&entry.id);
                 entry.awaits_upload = false;
@@ -443,16 +450,32 @@ impl Sender {
             }
             // The connection is ending; if it is not, there is nothing to hurry for.
             Uploaded::NotConnected => self.put_back(entry, Duration::from_secs(5)),
-            Uploaded::Passing(detail) => self.keep_off(entry, &detail),
-            Uploaded::Hopeless(reason, detail) => {
-                tracing::warn!(message_id = %entry.id, reason, "a message's file cannot be sent");
-                tracing::debug!(message_id = %entry.id, detail, "why it cannot be sent");
-                self.kept_off.remove(&entry.id);
-                self.settler.fail(entry.id, reason).await?;
-                self.backlog.done(entry.chat);
+            Uploaded::Passing(detail) => {
+                let waited = self.parts.clock.now().since(accepted_at(entry.id));
+                if waited < self.parts.config.upload_patience {
+                    self.keep_off(entry, &detail);
+                } else {
+                    self.give_up(entry, "MEDIA_UNAVAILABLE", &detail).await?;
+                }
             }
+            Uploaded::Hopeless(reason, detail) => self.give_up(entry, reason, &detail).await?,
             Uploaded::Failed(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// A message whose file cannot be sent.
+    async fn give_up(
+        &mut self,
+        entry: QueueEntry,
+        reason: &'static str,
+        detail: &str,
+    ) -> Result<(), StoreError> {
+        tracing::warn!(message_id = %entry.id, reason, "a message's file cannot be sent");
+        tracing::debug!(message_id = %entry.id, detail, "why it cannot be sent");
+        self.kept_off.remove(&entry.id);
+        self.settler.fail(entry.id, reason).await?;
+        self.backlog.done(entry.chat);
         Ok(())
     }
 

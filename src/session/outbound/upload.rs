@@ -5,21 +5,21 @@
 //! carried again, whoever it goes to.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use tokio::sync::Semaphore;
 
 use crate::domain::clock::Clock;
 use crate::domain::ids::{MediaId, MessageId};
 use crate::domain::media::MediaKind;
 use crate::domain::message::{Content, MessageState, OutboundMessage};
+use crate::domain::person::Person;
 use crate::provider::contract::{Line, UploadError};
 use crate::store::media::{Departing, MediaStore};
 use crate::store::{LookupError, QueueEntry, SessionStore, StoreError};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 
 /// Uploads of one session under way at a time.
 const AT_ONCE: usize = 2;
@@ -33,6 +33,8 @@ const REUSED_FOR: Duration = Duration::from_hours(24);
 pub(super) enum Uploaded {
     /// The message is complete and may go.
     Ready,
+    /// Its deadline has passed.
+    Late,
     /// It is not to be sent any more: canceled, or gone.
     Dropped,
     /// The connection is ending.
@@ -50,24 +52,34 @@ pub(super) struct Uploads {
     store: SessionStore,
     line: Arc<dyn Line>,
     clock: Arc<dyn Clock>,
-    slots: Arc<Semaphore>,
+    account: Option<Person>,
     under_way: FuturesUnordered<BoxFuture<'static, (QueueEntry, Uploaded)>>,
     messages: BTreeSet<MessageId>,
 }
 
 impl Uploads {
-    pub(super) fn new(store: SessionStore, line: Arc<dyn Line>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        store: SessionStore,
+        line: Arc<dyn Line>,
+        clock: Arc<dyn Clock>,
+        account: Option<Person>,
+    ) -> Self {
         Self {
             store,
             line,
             clock,
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            account,
             under_way: FuturesUnordered::new(),
             messages: BTreeSet::new(),
         }
     }
 
-    /// Messages whose files are on their way or wait for it.
+    /// Whether no more uploads may begin now.
+    pub(super) fn is_full(&self) -> bool {
+        self.under_way.len() >= AT_ONCE
+    }
+
+    /// Messages whose files are on their way.
     pub(super) fn messages(&self) -> &BTreeSet<MessageId> {
         &self.messages
     }
@@ -79,14 +91,13 @@ impl Uploads {
             store: self.store.clone(),
             line: Arc::clone(&self.line),
             clock: Arc::clone(&self.clock),
+            account: self.account.clone(),
         };
-        let slots = Arc::clone(&self.slots);
         self.under_way.push(Box::pin(async move {
-            let uploaded = match slots.acquire().await {
-                Ok(_slot) => work.carry(entry.id).await,
-                Err(_) => Uploaded::NotConnected,
-            };
-            (entry, uploaded)
+            // The library's own panics must not end the sender of everything else.
+            let carried = AssertUnwindSafe(work.carry(entry.id)).catch_unwind().await;
+            let panicked = |_| Uploaded::Passing("the upload panicked".to_owned());
+            (entry, carried.unwrap_or_else(panicked))
         }));
     }
 
@@ -102,6 +113,7 @@ struct Work {
     store: SessionStore,
     line: Arc<dyn Line>,
     clock: Arc<dyn Clock>,
+    account: Option<Person>,
 }
 
 /// Why a file does not go.
@@ -117,6 +129,14 @@ impl Work {
             Ok(_) | Err(LookupError::NotFound { .. }) => return Uploaded::Dropped,
             Err(LookupError::Store(error)) => return Uploaded::Failed(error),
         };
+        if message.expire_at.is_some_and(|at| at <= self.clock.now()) {
+            return Uploaded::Late;
+        }
+        let accounts = message.from.as_ref().zip(self.account.as_ref());
+        if accounts.is_some_and(|(then, now)| then.differs_from(now)) {
+            // It will not go from this number, and neither does its file.
+            return Uploaded::Ready;
+        }
         match self.complete(&message).await {
             Ok(true) => Uploaded::Ready,
             Ok(false) => Uploaded::Dropped,
@@ -141,17 +161,22 @@ impl Work {
         let files = files.ok_or_else(|| lost("this store keeps no files"))?;
         let departing = match files.depart(id, media.kind).await {
             Ok(departing) => departing,
-            Err(LookupError::NotFound { what }) => return Err(lost(&what)),
+            // Nobody can read what a damaged row says: like a file that is gone.
+            Err(LookupError::NotFound { what } | LookupError::Store(StoreError::Damaged(what))) => {
+                return Err(lost(&what));
+            }
             Err(LookupError::Store(error)) => return Err(Trouble::Store(error)),
         };
-        let reference = match self.still_there(&departing) {
-            Some(reference) => reference,
-            None => self.upload(&files, id, media.kind, departing).await?,
+        let known = self.still_there(&departing);
+        // A note that does not fit is as good as none.
+        let known = known.and_then(|note| self.line.attach(&message.encoded, &note).ok());
+        let encoded = if let Some(encoded) = known {
+            encoded
+        } else {
+            let note = self.upload(&files, id, media.kind, departing).await?;
+            let attached = self.line.attach(&message.encoded, &note);
+            attached.map_err(Trouble::Upload)?
         };
-        let encoded = self
-            .line
-            .attach(&message.encoded, &reference)
-            .map_err(Trouble::Upload)?;
         let completed = self.store.outbox().complete(message.id, encoded).await;
         completed.map_err(Trouble::Store)
     }

@@ -84,6 +84,7 @@ pub(in crate::session) struct Peer {
     /// Files, in the order of their arrival.
     pub(in crate::session) uploads: Vec<Vec<u8>>,
     pub(in crate::session) upload: UploadPlan,
+    pub(in crate::session) upload_attempts: u32,
     pub(in crate::session) sink: Option<Arc<dyn Sink>>,
     /// The groups the number is in.
     pub(in crate::session) groups: Vec<Group>,
@@ -422,7 +423,10 @@ impl Line for FakeLine {
     }
 
     async fn upload(&self, file: MediaFile, _: MediaKind) -> Result<Vec<u8>, UploadError> {
-        let plan = self.world.peer(&self.name, |peer| peer.upload.clone());
+        let plan = self.world.peer(&self.name, |peer| {
+            peer.upload_attempts += 1;
+            peer.upload.clone()
+        });
         match plan {
             UploadPlan::Accept => {}
             UploadPlan::End(error) => return Err(error),

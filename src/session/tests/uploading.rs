@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::domain::clock::Entropy;
+use crate::domain::clock::{Clock as _, Entropy};
 use crate::domain::ids::{MediaId, MessageId, RequestId, SessionName};
 use crate::domain::media::{Media, MediaKind};
-use crate::domain::message::{Content, MessageState};
+use crate::domain::message::{Content, MessageState, Priority};
 use crate::provider::contract::UploadError;
+use crate::session::Submission;
 use crate::session::testing::*;
 use crate::store::media::NewMedia;
 use crate::store::{BodyHash, Remember};
@@ -14,7 +15,7 @@ use crate::store::{BodyHash, Remember};
 async fn upload(h: &Harness, name: &SessionName, bytes: &'static [u8]) -> MediaId {
     let session = h.session(name).await;
     let store = session.media().unwrap();
-    let mut incoming = store.begin().await.unwrap();
+    let mut incoming = store.begin();
     incoming.write(bytes.into()).await.unwrap();
     let sealed = incoming.finish().await.unwrap();
     let new = NewMedia {
@@ -25,10 +26,11 @@ async fn upload(h: &Harness, name: &SessionName, bytes: &'static [u8]) -> MediaI
     let requests = session.workspace().requests();
     let body = BodyHash::of("UploadMedia", bytes);
     let remember = Remember::new(requests, request, body, |_: &_| Vec::new());
-    store.keep(sealed, new, remember).await.unwrap().id
+    store.keep(sealed, new, remember, false).await.unwrap().id
 }
 
-async fn send(h: &Harness, name: &SessionName, to: &str, file: MediaId) -> MessageId {
+/// A message with a file.
+async fn submission(h: &Harness, name: &SessionName, to: &str, file: MediaId) -> Submission {
     let store = h.session(name).await.media().unwrap();
     let uploaded = store.get(file).await.unwrap();
     let media = Media {
@@ -44,13 +46,25 @@ async fn send(h: &Harness, name: &SessionName, to: &str, file: MediaId) -> Messa
         thumbnail: vec![1],
         raw: Vec::new(),
     };
-    let submit = h.submit_with(name, to, "", |submission| {
-        submission.content = Content::Media {
+    Submission {
+        request_id: RequestId(Entropy::from_system().unwrap().uuid()),
+        body: BodyHash::of("Send", b""),
+        to: person(to),
+        content: Content::Media {
             media: Box::new(media),
-        };
-        submission.media = Some(file);
-    });
-    submit.await.message.id
+        },
+        media: Some(file),
+        priority: Priority::default(),
+        send_after: None,
+        expire_at: None,
+    }
+}
+
+async fn send(h: &Harness, name: &SessionName, to: &str, file: MediaId) -> MessageId {
+    let submission = submission(h, name, to, file).await;
+    let session = h.session(name).await;
+    let accepted = h.supervisor.submit(&session, submission).await;
+    accepted.unwrap().message.id
 }
 
 fn files(h: &Harness, name: &SessionName) -> Vec<Vec<u8>> {
@@ -201,4 +215,56 @@ async fn a_message_canceled_during_its_upload_does_not_go() {
     h.settled(&name, next.id, MessageState::Sent).await;
     assert_eq!(wire(&h, &name).len(), 1);
     assert_eq!(h.message(&name, id).await.state, MessageState::Canceled);
+}
+
+#[tokio::test]
+async fn a_file_that_is_never_taken_ends_its_message_after_a_day() {
+    let h = Harness::new(quick()).await;
+    let name = h.online("a").await;
+    let file = upload(&h, &name, b"file").await;
+    let passing = UploadError::Temporary("scripted".into());
+    h.world
+        .peer(&name, |peer| peer.upload = UploadPlan::End(passing));
+    let id = send(&h, &name, "1", file).await;
+    eventually(|| async {
+        match h.world.peer(&name, |peer| peer.upload_attempts) {
+            0 => Err("not tried".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    assert_eq!(h.message(&name, id).await.state, MessageState::Queued);
+    h.clock.step(Duration::from_hours(25));
+    let failed = h.settled(&name, id, MessageState::Failed).await;
+    assert_eq!(failed.failure.unwrap().reason, "MEDIA_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn the_most_urgent_file_goes_next_and_deadlines_hold_while_it_waits() {
+    let h = Harness::new(quick()).await;
+    let name = h.online("a").await;
+    let film = upload(&h, &name, b"a film").await;
+    h.world.peer(&name, |peer| peer.upload = UploadPlan::Hang);
+    for to in ["1", "2"] {
+        send(&h, &name, to, film).await;
+    }
+    eventually(|| async {
+        match h.world.peer(&name, |peer| peer.upload_attempts) {
+            2 => Ok(()),
+            tried => Err(tried.to_string()),
+        }
+    })
+    .await;
+    // Both places are taken.
+    let waiting = send(&h, &name, "3", film).await;
+    let session = h.session(&name).await;
+    h.supervisor.cancel(&session, waiting).await.unwrap();
+    let soon = h.clock.now().plus(Duration::from_hours(1));
+    let mut late = submission(&h, &name, "4", film).await;
+    late.expire_at = Some(soon);
+    let late = h.supervisor.submit(&session, late).await.unwrap().message;
+    h.clock.step(Duration::from_hours(2));
+    h.supervisor.nudge(&name);
+    h.settled(&name, late.id, MessageState::Expired).await;
+    assert_eq!(h.world.peer(&name, |peer| peer.upload_attempts), 2);
 }

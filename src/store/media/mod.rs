@@ -106,20 +106,19 @@ impl MediaStore {
     }
 
     /// Begins to take a file in.
-    ///
-    /// # Errors
-    /// [`IncomingError::Full`] when the workspace's files take all the room they may.
-    pub async fn begin(&self) -> Result<Incoming, IncomingError> {
+    pub fn begin(&self) -> Incoming {
         let workspace = self.scope().sealer.workspace();
         let place = self.shelf.place(workspace, self.session.number());
         let mut rest = [0; 10];
         self.session.workspace().0.context.entropy.fill(&mut rest);
         let now = self.session.workspace().now();
         let id = uuid::Builder::from_unix_timestamp_millis(now.0, &rest).into_uuid();
-        Incoming::begin(&self.shelf, workspace, place, id).await
+        Incoming::begin(&self.shelf, workspace, place, id)
     }
 
-    /// Keeps a file that was taken in: durable on return, together with the remembered answer.
+    /// Keeps a file that was taken in: durable on return, together with the remembered answer, which takes
+    /// the place of an earlier one if it `replaces` that. Once begun it goes on without its caller: a file
+    /// must not be forgotten whose row is on its way.
     ///
     /// # Errors
     /// [`KeepError`]; the file is gone then.
@@ -128,6 +127,20 @@ impl MediaStore {
         sealed: SealedFile,
         new: NewMedia,
         remember: Remember<UploadedMedia>,
+        replaces: bool,
+    ) -> Result<UploadedMedia, KeepError> {
+        let store = self.clone();
+        let work = async move { store.keep_here(sealed, new, remember, replaces).await };
+        let kept = tokio::spawn(tracing::Instrument::in_current_span(work)).await;
+        kept.unwrap_or_else(|error| Err(KeepError::Io(io::Error::other(error))))
+    }
+
+    async fn keep_here(
+        &self,
+        sealed: SealedFile,
+        new: NewMedia,
+        remember: Remember<UploadedMedia>,
+        replaces: bool,
     ) -> Result<UploadedMedia, KeepError> {
         let now = self.session.workspace().now();
         let row = MediaRow {
@@ -145,7 +158,7 @@ impl MediaStore {
         let media = row.to_domain(id)?;
         let settled = sealed.settle().await?;
         for _ in 0..ATTEMPTS {
-            match self.try_keep(id, &row, &media, &remember).await {
+            match self.try_keep(id, &row, &media, &remember, replaces).await {
                 Ok(()) => {
                     settled.keep();
                     return Ok(media);
@@ -163,6 +176,7 @@ impl MediaStore {
         row: &MediaRow,
         media: &UploadedMedia,
         remember: &Remember<UploadedMedia>,
+        replaces: bool,
     ) -> Result<(), TxnError> {
         let workspace = self.session.workspace();
         let mut txn = Txn::new(self.scope().engine.clone());
@@ -182,7 +196,9 @@ impl MediaStore {
             let (entry, value) =
                 sweeper::expiry_row(workspace, &key, self.session.number(), until)?;
             txn.put_raw(entry, value);
-            txn.expect_absent(remember.key());
+            if !replaces {
+                txn.expect_absent(remember.key());
+            }
             for (key, value) in remember.rows(media)? {
                 txn.put_raw(key, value);
             }
@@ -192,9 +208,16 @@ impl MediaStore {
         txn.commit().await.map(|_| ())
     }
 
-    async fn row(&self, id: MediaId) -> Result<MediaRow, LookupError> {
-        let row = self.scope().get(&self.key(id)).await?;
-        row.ok_or_else(|| self.missing(id))
+    /// The row of a file that is there. After a restore there are rows without files.
+    async fn row(&self, id: MediaId) -> Result<(MediaRow, MediaFile), LookupError> {
+        let row: Option<MediaRow> = self.scope().get(&self.key(id)).await?;
+        let row = row.ok_or_else(|| self.missing(id))?;
+        let file = self.file(id, &row);
+        match file.is_there().await {
+            Ok(true) => Ok((row, file)),
+            Ok(false) => Err(self.missing(id)),
+            Err(error) => Err(StoreError::Io(format!("uploaded files: {error}")).into()),
+        }
     }
 
     /// What is known of a file.
@@ -202,16 +225,16 @@ impl MediaStore {
     /// # Errors
     /// [`LookupError::NotFound`] when this session has no such file, or no longer.
     pub async fn get(&self, id: MediaId) -> Result<UploadedMedia, LookupError> {
-        Ok(self.row(id).await?.to_domain(id)?)
+        Ok(self.row(id).await?.0.to_domain(id)?)
     }
 
-    /// A file, to be read.
+    /// A file, to be read, and what is known of it.
     ///
     /// # Errors
     /// [`LookupError::NotFound`] when this session has no such file, or no longer.
-    pub async fn open(&self, id: MediaId) -> Result<MediaFile, LookupError> {
-        let row = self.row(id).await?;
-        Ok(self.file(id, &row))
+    pub async fn open(&self, id: MediaId) -> Result<(UploadedMedia, MediaFile), LookupError> {
+        let (row, file) = self.row(id).await?;
+        Ok((row.to_domain(id)?, file))
     }
 
     /// A file, to be sent as `kind`.
@@ -219,8 +242,7 @@ impl MediaStore {
     /// # Errors
     /// [`LookupError::NotFound`] when this session has no such file, or no longer.
     pub async fn depart(&self, id: MediaId, kind: MediaKind) -> Result<Departing, LookupError> {
-        let row = self.row(id).await?;
-        let file = self.file(id, &row);
+        let (row, file) = self.row(id).await?;
         let known = row
             .references
             .into_iter()
@@ -290,20 +312,17 @@ impl MediaStore {
     }
 }
 
-/// Removes the files of a session, or of a workspace, whose rows are gone.
-pub(super) async fn purge(
-    context: &Context,
-    workspace: u64,
-    session: Option<u64>,
-) -> Result<(), StoreError> {
+/// Removes the files of a session, or of a workspace, whose rows are gone. What cannot be removed can no
+/// longer be read either, and must keep nothing else from being deleted.
+pub(super) async fn purge(context: &Context, workspace: u64, session: Option<u64>) {
     let Some(shelf) = context.media.clone() else {
-        return Ok(());
+        return;
     };
-    let failed = |error: io::Error| StoreError::Io(format!("uploaded files: {error}"));
-    tokio::task::spawn_blocking(move || shelf.purge(workspace, session))
-        .await
-        .map_err(|error| failed(io::Error::other(error)))?
-        .map_err(failed)
+    let purged = tokio::task::spawn_blocking(move || shelf.purge(workspace, session)).await;
+    let purged = purged.unwrap_or_else(|error| Err(io::Error::other(error)));
+    if let Err(error) = purged {
+        tracing::warn!(%error, "files of what was deleted stay until the next start");
+    }
 }
 
 /// The file whose row has this key.
@@ -316,7 +335,8 @@ pub(super) fn found(workspace: u64, key: &[u8]) -> Option<Found> {
     })
 }
 
-/// Changes a row at commit time; one that is gone stays gone.
+/// Changes a row at commit time; one that is gone stays gone, and one that cannot be read stays as it is:
+/// the message that needed it must be able to end.
 fn changed(
     scope: &Scope,
     key: &Bytes,
@@ -324,7 +344,8 @@ fn changed(
 ) -> UpdateFn {
     let (scope, at) = (scope.clone(), key.clone());
     Box::new(move |current| match current {
-        Some(sealed) => change(&scope, &at, sealed, with),
+        Some(sealed) => Ok(change(&scope, &at, sealed, with)
+            .unwrap_or_else(|_| Some(Bytes::copy_from_slice(sealed)))),
         None => Ok(None),
     })
 }

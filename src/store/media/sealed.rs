@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::row::MediaRow;
-use super::shelf::{Place, Shelf, sync_dir};
+use super::shelf::{NoRoom, Place, Shelf, sync_dir};
 use crate::domain::media::Sha256;
 
 /// Chunks that wait for the disk.
@@ -41,6 +41,9 @@ pub enum IncomingError {
         /// The room, in bytes.
         most: u64,
     },
+    /// The disk is nearly full.
+    #[error("the disk is nearly full")]
+    Disk,
     /// The operating system refused.
     #[error("the file cannot be stored: {0}")]
     Io(#[from] io::Error),
@@ -55,43 +58,27 @@ enum Piece {
 #[derive(Debug)]
 pub struct Incoming {
     pieces: mpsc::Sender<Piece>,
-    worker: JoinHandle<Result<SealedFile, io::Error>>,
+    worker: JoinHandle<Result<SealedFile, IncomingError>>,
     seen: u64,
     most: u64,
-    /// What the workspace has left.
-    room: u64,
-    max_workspace: u64,
 }
 
 impl Incoming {
-    pub(super) async fn begin(
-        shelf: &Arc<Shelf>,
-        workspace: u64,
-        place: Place,
-        id: Uuid,
-    ) -> Result<Self, IncomingError> {
-        let options = shelf.options().clone();
-        let measured = Arc::clone(shelf);
-        let used = tokio::task::spawn_blocking(move || measured.used(workspace))
-            .await
-            .map_err(io::Error::other)??;
-        let room = options.max_workspace.saturating_sub(used);
-        if room == 0 {
-            return Err(IncomingError::Full {
-                most: options.max_workspace,
-            });
-        }
+    pub(super) fn begin(shelf: &Arc<Shelf>, workspace: u64, place: Place, id: Uuid) -> Self {
         let (pieces, incoming) = mpsc::channel(WAITING);
-        let shelf = Arc::clone(shelf);
-        let worker = tokio::task::spawn_blocking(move || write(&shelf, place, id, incoming));
-        Ok(Self {
+        let most = shelf.options().max_file;
+        let part = Part {
+            shelf: Arc::clone(shelf),
+            workspace,
+            place,
+            id,
+        };
+        Self {
             pieces,
-            worker,
+            worker: tokio::task::spawn_blocking(move || part.write(incoming)),
             seen: 0,
-            most: options.max_file,
-            room,
-            max_workspace: options.max_workspace,
-        })
+            most,
+        }
     }
 
     /// Takes the next bytes.
@@ -103,17 +90,12 @@ impl Incoming {
         if self.seen > self.most {
             return Err(IncomingError::TooLarge { most: self.most });
         }
-        if self.seen > self.room {
-            return Err(IncomingError::Full {
-                most: self.max_workspace,
-            });
-        }
         if self.pieces.send(Piece::Bytes(bytes)).await.is_ok() {
             return Ok(());
         }
         // Only a failure ends the worker before the end of the file.
         match (&mut self.worker).await {
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(error)) => Err(error),
             Ok(Ok(_)) => Err(io::Error::other("the file ended early").into()),
             Err(error) => Err(io::Error::other(error).into()),
         }
@@ -127,25 +109,29 @@ impl Incoming {
         // A worker that is gone says why.
         let _ = self.pieces.send(Piece::End).await;
         drop(self.pieces);
-        Ok(self.worker.await.map_err(io::Error::other)??)
+        self.worker.await.map_err(io::Error::other)?
     }
 }
 
 /// Removes a file unless told otherwise.
 #[derive(Debug)]
-struct Fleeting(Option<PathBuf>);
+struct Fleeting {
+    path: Option<PathBuf>,
+    shelf: Arc<Shelf>,
+    workspace: u64,
+}
 
 impl Drop for Fleeting {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
+        if let Some(path) = self.path.take() {
             // What is left goes at the next open.
             let _ = fs::remove_file(path);
+            self.shelf.gone(self.workspace);
         }
     }
 }
 
 /// A file that has come in whole. Dropping it forgets the file.
-#[derive(Debug)]
 pub struct SealedFile {
     id: Uuid,
     place: Place,
@@ -162,7 +148,13 @@ pub(super) struct Settled(Fleeting);
 impl Settled {
     /// The file stays.
     pub(super) fn keep(mut self) {
-        self.0.0 = None;
+        self.0.path = None;
+    }
+}
+
+impl std::fmt::Debug for SealedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SealedFile({} bytes)", self.size)
     }
 }
 
@@ -190,8 +182,8 @@ impl SealedFile {
         let settled = tokio::task::spawn_blocking(move || {
             let path = self.place.file(self.id);
             fs::rename(self.place.part(self.id), &path)?;
-            let settled = Settled(Fleeting(Some(path.clone())));
-            self.part.0.take();
+            self.part.path = Some(path.clone());
+            let settled = Settled(self.part);
             path.parent().map_or(Ok(()), sync_dir)?;
             Ok(settled)
         });
@@ -199,54 +191,79 @@ impl SealedFile {
     }
 }
 
-/// Encrypts pieces into a file until the last one, and syncs it.
-fn write(
-    shelf: &Shelf,
+/// A file before its bytes have come.
+struct Part {
+    shelf: Arc<Shelf>,
+    workspace: u64,
     place: Place,
     id: Uuid,
-    mut pieces: mpsc::Receiver<Piece>,
-) -> io::Result<SealedFile> {
-    place.make(shelf)?;
-    let path = place.part(id);
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
-    let part = Fleeting(Some(path));
-    let identity = Identity::generate();
-    let recipient = identity.to_public();
-    let encryptor =
-        age::Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient))
-            .map_err(io::Error::other)?;
-    let mut out = encryptor.wrap_output(BufWriter::new(file))?;
-    let mut digest = Hasher::new();
-    let mut size = 0;
-    loop {
-        match pieces.blocking_recv() {
-            Some(Piece::Bytes(bytes)) => {
-                out.write_all(&bytes)?;
-                digest.update(&bytes);
-                size += bytes.len() as u64;
+}
+
+impl Part {
+    /// Encrypts pieces into the file until the last one, and syncs it.
+    fn write(self, mut pieces: mpsc::Receiver<Piece>) -> Result<SealedFile, IncomingError> {
+        self.place.make(&self.shelf)?;
+        self.shelf
+            .reserve_file(self.workspace)
+            .map_err(|no| self.refusal(no))?;
+        let path = self.place.part(self.id);
+        let part = Fleeting {
+            path: Some(path.clone()),
+            shelf: Arc::clone(&self.shelf),
+            workspace: self.workspace,
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        let identity = Identity::generate();
+        let recipient = identity.to_public();
+        let recipients = std::iter::once(&recipient as &dyn age::Recipient);
+        let encryptor = age::Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
+        let mut out = encryptor.wrap_output(BufWriter::new(file))?;
+        let mut digest = Hasher::new();
+        let mut size = 0;
+        loop {
+            match pieces.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => {
+                    let length = bytes.len() as u64;
+                    self.shelf
+                        .reserve(self.workspace, length)
+                        .map_err(|no| self.refusal(no))?;
+                    out.write_all(&bytes)?;
+                    digest.update(&bytes);
+                    size += length;
+                }
+                Some(Piece::End) => break,
+                // Whoever sent it went away.
+                None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             }
-            Some(Piece::End) => break,
-            // Whoever sent it went away.
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        let file: File = out
+            .finish()?
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(SealedFile {
+            id: self.id,
+            place: self.place,
+            part,
+            identity: identity.to_string().expose_secret().to_owned(),
+            size,
+            sha256: Sha256(digest.finalize().into()),
+        })
+    }
+
+    fn refusal(&self, no: NoRoom) -> IncomingError {
+        match no {
+            NoRoom::Workspace => IncomingError::Full {
+                most: self.shelf.options().max_workspace,
+            },
+            NoRoom::Disk => IncomingError::Disk,
+            NoRoom::Io(error) => error.into(),
         }
     }
-    let file: File = out
-        .finish()?
-        .into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    Ok(SealedFile {
-        id,
-        place,
-        part,
-        identity: identity.to_string().expose_secret().to_owned(),
-        size,
-        sha256: Sha256(digest.finalize().into()),
-    })
 }
 
 /// A kept file.
@@ -277,19 +294,27 @@ impl MediaFile {
         self.size
     }
 
+    pub(super) async fn is_there(&self) -> io::Result<bool> {
+        tokio::fs::try_exists(&self.path).await
+    }
+
     /// Its bytes. Blocks: call it, and read, in a blocking context.
     ///
     /// # Errors
     /// The file is not there, or is not what was stored.
     pub fn read(&self) -> io::Result<impl Read + Send + use<>> {
-        let damaged = |error: &dyn std::fmt::Display| {
-            io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+        let damaged = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+        let foreign = |error| match error {
+            // The disk's own word, not the file's.
+            age::DecryptError::Io(error) => error,
+            error => damaged(error.to_string()),
         };
-        let identity = Identity::from_str(&self.identity).map_err(|error| damaged(&error))?;
+        let identity =
+            Identity::from_str(&self.identity).map_err(|error| damaged(error.to_owned()))?;
         let file = BufReader::new(File::open(&self.path)?);
-        let opened = age::Decryptor::new_buffered(file).map_err(|error| damaged(&error))?;
+        let opened = age::Decryptor::new_buffered(file).map_err(foreign)?;
         opened
             .decrypt(std::iter::once(&identity as &dyn age::Identity))
-            .map_err(|error| damaged(&error))
+            .map_err(foreign)
     }
 }

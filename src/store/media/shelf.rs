@@ -2,10 +2,12 @@
 //!
 //! Names are numbers and random ids, so that a listing of the directory tells nothing about tenants.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
 
@@ -18,6 +20,26 @@ const PART: &str = "part";
 #[derive(Debug)]
 pub(in crate::store) struct Shelf {
     options: MediaOptions,
+    /// What the files of a workspace take, those that are coming in included; measured when it is not
+    /// known, and forgotten when something goes.
+    used: Mutex<HashMap<u64, u64>>,
+}
+
+/// What a file takes at least, and in steps of, in bytes.
+const BLOCK: u64 = 4 << 10;
+
+/// What uploads leave of the disk, in bytes: the store must always be able to write.
+const FLOOR: u64 = 256 << 20;
+
+/// Why there is no room.
+#[derive(Debug)]
+pub(super) enum NoRoom {
+    /// The workspace's files take all they may.
+    Workspace,
+    /// The disk is nearly full.
+    Disk,
+    /// It cannot be told.
+    Io(io::Error),
 }
 
 /// The place of one session's files.
@@ -70,7 +92,10 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
 
 impl Shelf {
     pub(in crate::store) fn new(options: MediaOptions) -> Self {
-        Self { options }
+        Self {
+            options,
+            used: Mutex::default(),
+        }
     }
 
     pub(super) fn options(&self) -> &MediaOptions {
@@ -88,13 +113,45 @@ impl Shelf {
         )
     }
 
-    /// What a workspace's files take, those that are coming in included. Blocks.
-    pub(super) fn used(&self, workspace: u64) -> io::Result<u64> {
+    /// Makes room for `bytes` more of a workspace. Blocks.
+    pub(super) fn reserve(&self, workspace: u64, bytes: u64) -> Result<(), NoRoom> {
+        let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = match known.get(&workspace) {
+            Some(used) => *used,
+            None => self.measure(workspace).map_err(NoRoom::Io)?,
+        };
+        let wanted = used.saturating_add(bytes);
+        if wanted > self.options.max_workspace {
+            known.insert(workspace, used);
+            return Err(NoRoom::Workspace);
+        }
+        known.insert(workspace, wanted);
+        Ok(())
+    }
+
+    /// Makes room for another file of a workspace, if the disk has any. Blocks.
+    pub(super) fn reserve_file(&self, workspace: u64) -> Result<(), NoRoom> {
+        let disk =
+            rustix::fs::statvfs(&self.options.dir).map_err(|error| NoRoom::Io(error.into()))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < FLOOR {
+            return Err(NoRoom::Disk);
+        }
+        self.reserve(workspace, BLOCK)
+    }
+
+    /// Something of a workspace has gone: what is left is measured when it is asked for.
+    pub(super) fn gone(&self, workspace: u64) {
+        let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(&workspace);
+    }
+
+    fn measure(&self, workspace: u64) -> io::Result<u64> {
         let mut used = 0;
         for session in entries(&self.workspace_dir(workspace))? {
             for file in entries(&session)? {
                 // One that has just gone takes nothing.
-                used += fs::metadata(&file).map_or(0, |file| file.len());
+                let length = fs::metadata(&file).map_or(0, |file| file.len());
+                used += BLOCK + length;
             }
         }
         Ok(used)
@@ -106,19 +163,17 @@ impl Shelf {
             Some(session) => self.place(workspace, session).0,
             None => self.workspace_dir(workspace),
         };
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let removed = fs::remove_dir_all(dir);
+        self.gone(workspace);
+        unless_missing(removed)
     }
 
     /// Removes one file. Blocks.
     pub(in crate::store) fn remove(&self, file: &Found) -> io::Result<()> {
         let path = self.place(file.workspace, file.session).file(file.id);
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let removed = fs::remove_file(path);
+        self.gone(file.workspace);
+        unless_missing(removed)
     }
 
     /// Removes what was still coming in when the last run ended, and names the rest. Only while nothing
@@ -144,6 +199,14 @@ impl Shelf {
             }
         }
         Ok(found)
+    }
+}
+
+/// What is not there need not be removed.
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

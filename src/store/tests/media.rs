@@ -84,7 +84,7 @@ fn media(session: &SessionStore) -> MediaStore {
 
 async fn upload(session: &SessionStore, bytes: &[u8]) -> UploadedMedia {
     let store = media(session);
-    let mut incoming = store.begin().await.unwrap();
+    let mut incoming = store.begin();
     for chunk in bytes.chunks(1_000) {
         let chunk = bytes::Bytes::copy_from_slice(chunk);
         incoming.write(chunk).await.unwrap();
@@ -94,7 +94,10 @@ async fn upload(session: &SessionStore, bytes: &[u8]) -> UploadedMedia {
         mime_type: "image/jpeg".into(),
         file_name: Some("a.jpg".into()),
     };
-    store.keep(sealed, new, remember(session)).await.unwrap()
+    store
+        .keep(sealed, new, remember(session), false)
+        .await
+        .unwrap()
 }
 
 fn remember(session: &SessionStore) -> Remember<UploadedMedia> {
@@ -117,7 +120,7 @@ async fn eventually(done: impl Fn() -> bool) {
 
 async fn read(session: &SessionStore, id: MediaId) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
-    let file = media(session).open(id).await.unwrap();
+    let (_, file) = media(session).open(id).await.unwrap();
     let mut bytes = Vec::new();
     file.read()?.read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -185,12 +188,12 @@ async fn what_was_still_coming_in_or_has_no_row_goes_at_the_next_open() {
 async fn an_upload_that_is_dropped_leaves_nothing() {
     let shelf = Shelf::new().await;
     let session = shelf.session("a").await;
-    let mut incoming = media(&session).begin().await.unwrap();
+    let mut incoming = media(&session).begin();
     incoming.write(b"half of it"[..].into()).await.unwrap();
     eventually(|| shelf.files().len() == 1).await;
     drop(incoming);
     eventually(|| shelf.files().is_empty()).await;
-    let sealed = media(&session).begin().await.unwrap().finish().await;
+    let sealed = media(&session).begin().finish().await;
     drop(sealed.unwrap());
     assert_eq!(shelf.files(), Vec::<PathBuf>::new());
 }
@@ -199,7 +202,7 @@ async fn an_upload_that_is_dropped_leaves_nothing() {
 async fn limits_hold_for_a_file_and_for_a_workspace() {
     let shelf = Shelf::new().await;
     let session = shelf.session("a").await;
-    let mut long = media(&session).begin().await.unwrap();
+    let mut long = media(&session).begin();
     long.write(vec![0; 999_999].into()).await.unwrap();
     let refused = long.write(vec![0; 2].into()).await.unwrap_err();
     assert!(matches!(
@@ -213,9 +216,14 @@ async fn limits_hold_for_a_file_and_for_a_workspace() {
     // Another session, the same workspace.
     let other = shelf.session("b").await;
     upload(&other, &vec![1; 900_000]).await;
-    let mut more = media(&other).begin().await.unwrap();
-    let refused = more.write(vec![0; 300_000].into()).await.unwrap_err();
+    let mut more = media(&other).begin();
+    more.write(vec![0; 300_000].into()).await.unwrap();
+    let refused = more.finish().await.unwrap_err();
     assert!(matches!(refused, IncomingError::Full { most: 2_000_000 }));
+    let workspace = other.workspace().clone();
+    let gone = SessionId::new("a").unwrap();
+    workspace.sessions().delete(&gone, None).await.unwrap();
+    upload(&other, &vec![1; 300_000]).await;
 }
 
 #[tokio::test]
