@@ -183,7 +183,7 @@ pub enum Payload {
         /// When it ends, if known.
         until: Option<Timestamp>,
     },
-    /// A chunk of history, in the provider's encoding.
+    /// A part of a chunk of history, in the provider's encoding.
     History {
         /// The provider's name of the chunk.
         kind: String,

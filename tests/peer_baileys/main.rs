@@ -21,6 +21,7 @@ mod support;
 mod world;
 
 mod held_number;
+mod history;
 mod media;
 mod phones;
 mod sessions;

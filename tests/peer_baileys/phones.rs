@@ -195,7 +195,9 @@ async fn it_pairs_over_tls_as_with_the_real_server() {
     let root = files.path().join("root.pem");
     std::fs::write(&root, simulator.tls_root_pem()).unwrap();
 
-    let mut baileys = Peer::spawn_trusting("baileys", "shop", Some(&root)).await;
+    let media = simulator.media_url();
+    let trusted = (&*root, media.trim_start_matches("https://"));
+    let mut baileys = Peer::spawn_trusting("baileys", "shop", Some(trusted)).await;
     let url = simulator.wss_url().unwrap();
     let root_key = hex::encode(simulator.root_public_key());
     baileys.start(&url, &root_key, files.path()).await;

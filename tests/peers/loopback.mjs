@@ -16,9 +16,23 @@ const hostOf = args => {
 
 const connect = net.Socket.prototype.connect
 
+/** Where clients look for media before the server has named a host: it stands in their code. */
+const MEDIA_HOST = 'mmg.whatsapp.net'
+
+/** Has a connection to that host go to `PEER_MEDIA_HOST` (`127.0.0.1:port`), as a resolver of names would. */
+const standIn = args => {
+	const options = Array.isArray(args[0]) ? args[0][0] : args[0]
+	const { PEER_MEDIA_HOST: place } = process.env
+	if (place !== undefined && options?.host === MEDIA_HOST) {
+		const [host, port] = place.split(':')
+		Object.assign(options, { host, port })
+	}
+}
+
 /** From now on only loopback can be reached. */
 export const stayOnLoopback = () => {
 	net.Socket.prototype.connect = function (...args) {
+		standIn(args)
 		const host = hostOf(args)
 		if (!isLoopback(host)) {
 			throw new Error(`refused to connect to ${host}: peers stay on loopback`)

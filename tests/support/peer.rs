@@ -40,8 +40,13 @@ impl Peer {
         Self::spawn_trusting(folder, name, None).await
     }
 
-    /// Like [`Peer::spawn`], with TLS servers trusted that lead to the root in this PEM file.
-    pub(crate) async fn spawn_trusting(folder: &str, name: &str, tls_root: Option<&Path>) -> Self {
+    /// Like [`Peer::spawn`], with TLS servers trusted that lead to the root in a PEM file, and with the
+    /// place (`address:port`) of the media host that clients know by themselves.
+    pub(crate) async fn spawn_trusting(
+        folder: &str,
+        name: &str,
+        trusted: Option<(&Path, &str)>,
+    ) -> Self {
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
         let installed = std::fs::read(peers.join("node_modules/.installed-from")).ok();
         assert!(
@@ -49,8 +54,9 @@ impl Peer {
             "the peer clients are not installed as locked; get them: scripts/peers (needs Node 20 or newer)"
         );
         let mut command = Command::new("node");
-        if let Some(root) = tls_root {
-            command.env("NODE_EXTRA_CA_CERTS", root);
+        if let Some((tls_root, media_host)) = trusted {
+            command.env("NODE_EXTRA_CA_CERTS", tls_root);
+            command.env("PEER_MEDIA_HOST", media_host);
         }
         let mut child = command
             .arg(peers.join(folder).join("harness.mjs"))

@@ -65,7 +65,9 @@ impl World {
     pub(crate) async fn peer(&self, kind: &str, name: &str) -> Peer {
         // Media comes over TLS, under the simulator's root.
         let root = self.tls_root();
-        let mut peer = Peer::spawn_trusting(kind, name, Some(&root)).await;
+        let media = self.simulator.media_url();
+        let media = media.trim_start_matches("https://");
+        let mut peer = Peer::spawn_trusting(kind, name, Some((&root, media))).await;
         let url = self.simulator.ws_url();
         peer.start(&url, &self.root_key(), self.files.path()).await;
         peer

@@ -367,7 +367,7 @@ impl Hub {
         }
     }
 
-    /// After a new device has published keys: its phone shares the app-state key and the (empty)
+    /// After a new device has published keys: its phone shares the app-state key and the
     /// history with it.
     pub(super) fn share_app_state_key(&mut self, device: DeviceKey) {
         let Some(record) = self.directory.device_mut(device) else {

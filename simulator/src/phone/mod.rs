@@ -25,7 +25,8 @@
 //! | `send`, `receive` | messages out and in |
 //! | `media` | files: encrypted, announced, fetched and checked |
 //! | `receipt`, `retry` | delivery and read; resends both ways |
-//! | `peer` | app-state key, history bootstrap, placeholder resend |
+//! | `peer` | app-state key, placeholder resend |
+//! | `history` | what was said before a companion was linked |
 //! | `app_state` | pins, mutes, contacts: patches of collections |
 //! | `presence` | presence and chat state |
 //! | `record` | what the person saw, and the violations |
@@ -33,6 +34,7 @@
 mod app_state;
 mod content;
 mod group;
+mod history;
 mod link;
 mod link_code;
 mod media;
@@ -111,6 +113,10 @@ pub struct Phone {
     undecryptable: Vec<Undecryptable>,
     /// Peer messages that a companion may still ask for again.
     peer_sent: VecDeque<PeerSent>,
+    /// Where everything is that came in or went out, in this order.
+    said: Vec<history::Said>,
+    /// The names that people write under, by phone-number JID.
+    push_names: BTreeMap<String, String>,
     /// Placeholder requests to answer once the message turns up.
     waiting: VecDeque<Waiting>,
     presences: BTreeMap<String, PresenceSeen>,
@@ -145,6 +151,8 @@ impl Phone {
             outbox_index: HashMap::new(),
             undecryptable: Vec::new(),
             peer_sent: VecDeque::new(),
+            said: Vec::new(),
+            push_names: BTreeMap::new(),
             waiting: VecDeque::new(),
             presences: BTreeMap::new(),
             violations: Vec::new(),
@@ -418,12 +426,14 @@ impl Phone {
     fn record_inbound(&mut self, person: &Jid, entry: Inbound) {
         self.inbox_index
             .insert(inbox_key(person, &entry.id), self.inbox.len());
+        self.said.push(history::Said::In(self.inbox.len()));
         self.inbox.push(entry);
     }
 
     fn record_outbound(&mut self, entry: Outbound) {
         self.outbox_index
             .insert(entry.id.clone(), self.outbox.len());
+        self.said.push(history::Said::Out(self.outbox.len()));
         self.outbox.push(entry);
     }
 }

@@ -1,4 +1,4 @@
-//! Between the phone and its companions: app-state key, history bootstrap, placeholder resend.
+//! Between the phone and its companions: app-state key, peer messages, placeholder resend.
 
 use std::collections::VecDeque;
 
@@ -20,8 +20,6 @@ use super::send::enc;
 const PEER_SENT_LIMIT: usize = 32;
 /// How many unanswered placeholder requests are remembered.
 const WAITING_LIMIT: usize = 32;
-/// Largest stored block of a deflate stream.
-const STORED_BLOCK: usize = 0xffff;
 
 /// A peer message as sent.
 pub(super) struct PeerSent {
@@ -107,57 +105,8 @@ impl Phone {
         }
     }
 
-    /// The history a phone sends to a companion after linking: an initial bootstrap and one recent
-    /// chunk, both inline and without conversations, with the push name and the account's own
-    /// PN–LID mapping. Clients that wait for history (Baileys) proceed on it. Empty when the
-    /// companion is not linked or has published no keys yet.
-    pub fn initial_history(&mut self, device_id: u16, net: &mut dyn Net) -> Vec<(String, Node)> {
-        use wa::history_sync::HistorySyncType as Chunk;
-        use wa::message::HistorySyncType as Announced;
-        [
-            (Chunk::INITIAL_BOOTSTRAP, Announced::INITIAL_BOOTSTRAP),
-            (Chunk::RECENT, Announced::RECENT),
-        ]
-        .into_iter()
-        .filter_map(|(chunk, announced)| {
-            let payload = stored_zlib(&self.history_chunk(chunk).encode_to_vec());
-            let notification = wa::message::HistorySyncNotification {
-                sync_type: Some(announced),
-                chunk_order: Some(1),
-                progress: Some(100),
-                file_length: u64::try_from(payload.len()).ok(),
-                initial_hist_bootstrap_inline_payload: Some(payload),
-                ..Default::default()
-            };
-            let message = content::protocol_message(wa::message::ProtocolMessage {
-                r#type: Some(ProtocolType::HISTORY_SYNC_NOTIFICATION),
-                history_sync_notification: MessageField::some(notification),
-                ..Default::default()
-            });
-            self.peer_message(device_id, message, net)
-        })
-        .collect()
-    }
-
-    fn history_chunk(&self, chunk: wa::history_sync::HistorySyncType) -> wa::HistorySync {
-        wa::HistorySync {
-            sync_type: chunk,
-            chunk_order: Some(1),
-            progress: Some(100),
-            pushnames: vec![wa::Pushname {
-                id: Some(self.pn.to_string()),
-                pushname: Some(self.name.clone()),
-            }],
-            phone_number_to_lid_mappings: vec![wa::PhoneNumberToLIDMapping {
-                pn_jid: Some(self.pn.to_string()),
-                lid_jid: Some(self.lid.to_string()),
-            }],
-            ..Default::default()
-        }
-    }
-
     /// One `category=peer` message to one companion.
-    fn peer_message(
+    pub(super) fn peer_message(
         &mut self,
         device_id: u16,
         message: wa::Message,
@@ -355,31 +304,4 @@ fn placeholder_response(request_id: &str, known: &[wa::WebMessageInfo]) -> Optio
         ),
         ..Default::default()
     }))
-}
-
-/// A zlib stream of stored blocks: valid for every inflater, without a compressor.
-fn stored_zlib(data: &[u8]) -> Vec<u8> {
-    let mut stream = vec![0x78, 0x01];
-    let mut blocks = data.chunks(STORED_BLOCK).peekable();
-    if blocks.peek().is_none() {
-        stream.extend([1, 0, 0, 0xff, 0xff]);
-    }
-    while let Some(block) = blocks.next() {
-        let length = u16::try_from(block.len()).unwrap_or(u16::MAX);
-        stream.push(u8::from(blocks.peek().is_none()));
-        stream.extend(length.to_le_bytes());
-        stream.extend((!length).to_le_bytes());
-        stream.extend(block);
-    }
-    stream.extend(adler32(data).to_be_bytes());
-    stream
-}
-
-fn adler32(data: &[u8]) -> u32 {
-    const MODULUS: u32 = 65_521;
-    let (low, high) = data.iter().fold((1_u32, 0_u32), |(low, high), byte| {
-        let low = (low + u32::from(*byte)) % MODULUS;
-        (low, (high + low) % MODULUS)
-    });
-    high << 16 | low
 }

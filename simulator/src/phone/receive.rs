@@ -255,6 +255,10 @@ impl Phone {
                 .or_else(|| jid(stanza, "participant_lid"));
             (Some(user), lid)
         };
+        if let (Some(pn), Some(name)) = (&pn, attr(stanza, "notify")) {
+            self.push_names
+                .insert(pn.to_non_ad().to_string(), name.into_owned());
+        }
         self.record_inbound(
             &sender,
             Inbound {

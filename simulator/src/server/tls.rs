@@ -9,8 +9,9 @@ use rcgen::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// Names the server certificate is valid for; loopback only, like the simulator.
-const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// Names the server certificate is valid for: loopback, like the simulator, and the media host that clients
+/// ask while no other was named to them, for those whose resolver says that it is here.
+const NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "mmg.whatsapp.net"];
 
 /// A self-made authority and a server certificate under it.
 #[derive(Clone)]

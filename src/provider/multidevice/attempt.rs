@@ -203,6 +203,8 @@ impl Attempt<'_> {
             entropy: self.parts.entropy.clone(),
             facts: self.facts.clone(),
             sink: std::sync::Arc::clone(sink),
+            chores: std::sync::Arc::clone(&built.chores),
+            clock: std::sync::Arc::clone(&self.parts.clock),
             tasks: built.sync_tasks.clone(),
         };
         helpers.spawn(resync.run());

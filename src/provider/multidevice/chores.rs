@@ -1,9 +1,11 @@
 //! What the event handler noticed and must not do itself, because it must not wait.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use wacore::appstate::patch_decode::WAPatchName;
+use wacore::types::events::LazyHistorySync;
 
 use super::facts::COLLECTIONS;
 
@@ -14,6 +16,7 @@ pub(super) struct Chores {
     logged_in: AtomicBool,
     online: AtomicBool,
     new_code: AtomicBool,
+    history: Mutex<Option<LazyHistorySync>>,
     wake: Notify,
 }
 
@@ -29,6 +32,19 @@ impl Chores {
     pub(super) fn owe(&self, name: WAPatchName) {
         self.owed.fetch_or(bit(name), Ordering::SeqCst);
         self.wake.notify_one();
+    }
+
+    /// A chunk of history was fetched, by whoever does the library's work.
+    pub(super) fn history(&self, chunk: LazyHistorySync) {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = Some(chunk);
+    }
+
+    /// The chunk that was fetched last.
+    pub(super) fn take_history(&self) -> Option<LazyHistorySync> {
+        self.history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// The server accepted the login.

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tracing::{error, warn};
 use wacore::appstate::patch_decode::WAPatchName;
 use wacore::types::events::{
-    Event, EventHandler, EventInterest, EventKind, InboundMessage, ServerAck,
+    Event, EventHandler, EventInterest, EventKind, InboundMessage, LazyHistorySync, ServerAck,
 };
 use wacore::types::message::{MessageInfo, MessageSource};
 use wacore_binary::{Jid, JidExt as _, NodeRef, OwnedNodeRef};
@@ -97,6 +97,7 @@ pub(super) fn interest() -> EventInterest {
         K::DisappearingModeChanged,
         K::NewsletterLiveUpdate,
         K::MexNotification,
+        K::HistorySync,
     ])
 }
 
@@ -169,6 +170,7 @@ impl Handler {
                     self.owe(name);
                 }
             }
+            Event::HistorySync(chunk) => self.chores.history(LazyHistorySync::clone(chunk)),
             Event::Connected(_) => self.chores.online(),
             other => {
                 self.link(other);

@@ -14,7 +14,7 @@
 //! | messages the phone sends again for us (placeholder resend) | at-least-once, as arrivals of the gate |
 //! | status updates | at-most-once: the library acknowledges some of them before they are decrypted |
 //! | app-state changes | at-most-once while running; after an unclean stop resynchronised, and what was not journalled becomes events |
-//! | history | off unless configured; acknowledged before it is fetched, so at-most-once |
+//! | history | off unless configured; HISTORY events, or a GAP if it cannot be had; acknowledged before it is fetched, so at-most-once |
 //! | presence and typing | at-most-once by nature, off unless configured |
 
 mod attempt;
@@ -31,6 +31,7 @@ mod fetch;
 mod gate;
 mod groups;
 mod handler;
+mod history;
 mod hook;
 mod http;
 mod line;

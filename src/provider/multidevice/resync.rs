@@ -17,8 +17,10 @@ use whatsapp_rust::async_channel::Receiver;
 use whatsapp_rust::sync_task::MajorSyncTask;
 
 use super::backend::{KeyBackend, Shared};
+use super::chores::Chores;
 use super::facts::{COLLECTIONS, Facts, Owed};
-use crate::domain::clock::Entropy;
+use super::history::{self, Announcement};
+use crate::domain::clock::{Clock, Entropy};
 use crate::provider::contract::{Signal, Sink};
 use crate::store::StoreError;
 
@@ -40,6 +42,8 @@ pub(super) struct Resync {
     pub(super) entropy: Entropy,
     pub(super) facts: Facts,
     pub(super) sink: Arc<dyn Sink>,
+    pub(super) chores: Arc<Chores>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: Receiver<MajorSyncTask>,
 }
 
@@ -86,7 +90,18 @@ impl Resync {
             }
             self.sync(*name, what).await;
         } else {
-            self.client.process_sync_task(task).await;
+            self.receive_history(task).await;
+        }
+    }
+
+    /// Fetches a chunk of history and journals it. It is a gap when the connection ends meanwhile, too.
+    async fn receive_history(&self, task: MajorSyncTask) {
+        let now = self.clock.now();
+        let announced = Announcement::of(&self.sink, now);
+        self.client.process_sync_task(task).await;
+        if let Some(chunk) = self.chores.take_history() {
+            history::journal(chunk, &self.sink, now).await;
+            announced.settle();
         }
     }
 

@@ -49,7 +49,8 @@ const open = async () => {
 		emit('history', {
 			type: proto.HistorySync.HistorySyncType[syncType],
 			chats: chats.length,
-			messages: messages.length
+			messages: messages.length,
+			texts: messages.map(({ key, message }) => ({ key, text: textOf(message) }))
 		})
 	)
 }
@@ -77,9 +78,14 @@ const onConnection = (sock, { connection: now, qr, lastDisconnect }) => {
 	}
 }
 
+const textOf = message => {
+	const content = extractMessageContent(message)
+	return content?.conversation ?? content?.extendedTextMessage?.text
+}
+
 const onMessage = (message, upsert) => {
 	const content = extractMessageContent(message.message)
-	const text = content?.conversation ?? content?.extendedTextMessage?.text
+	const text = textOf(message.message)
 	if (text !== undefined && text !== null) {
 		emit('message', { key: message.key, text, pushName: message.pushName ?? null, upsert })
 	}

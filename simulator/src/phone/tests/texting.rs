@@ -295,53 +295,6 @@ fn the_same_seed_and_calls_give_the_same_bytes() {
     assert_ne!(run(11), run(12));
 }
 
-#[test]
-fn the_app_state_key_and_history_reach_a_new_companion() {
-    let mut world = World::new(1, 13);
-    world.link(0, 1, 90);
-    let (phone, net) = world.phone_mut(0);
-    let key = phone.app_state_key().1.to_vec();
-    let (_, share) = phone.share_app_state_key(1, net).expect("share");
-    let history = phone.initial_history(1, net);
-    assert!(phone.share_app_state_key(2, net).is_none(), "not linked");
-    assert_eq!(attr(&share, "category").as_deref(), Some("peer"));
-    world.post((0, 0), &share);
-    for (_, stanza) in history {
-        world.post((0, 0), &stanza);
-    }
-    world.settle();
-    let (companion, _) = world.companion((0, 1));
-    assert_eq!(companion.opened.len(), 3);
-    let protocol = companion.opened[0]
-        .1
-        .protocol_message
-        .as_option()
-        .expect("protocol");
-    let share = protocol
-        .app_state_sync_key_share
-        .as_option()
-        .expect("share");
-    let data = share.keys[0].key_data.as_option().expect("data");
-    assert_eq!(data.key_data, Some(key));
-    let protocol = companion.opened[1]
-        .1
-        .protocol_message
-        .as_option()
-        .expect("protocol");
-    let notification = protocol
-        .history_sync_notification
-        .as_option()
-        .expect("history");
-    let inline = notification
-        .initial_hist_bootstrap_inline_payload
-        .clone()
-        .expect("inline");
-    // One stored block: 2 bytes of header, 5 of block header, 4 of checksum.
-    let inner = &inline[7..inline.len() - 4];
-    let sync = waproto::codec::history_sync_decode(inner).expect("history");
-    assert_eq!(sync.pushnames[0].pushname.as_deref(), Some("Person 0"));
-}
-
 /// What a companion sends when it could not open `id` of `chat`.
 fn placeholder_request(chat: &Jid, id: &str) -> wa::Message {
     use wa::message::PeerDataOperationRequestMessage as Request;
