@@ -61,6 +61,96 @@ fn check_log(log: &str) {
     }
 }
 
+/// What the log alone tells of one message on its way out: its states, in order.
+fn states_of(log: &str, stanza_id: &str) -> Vec<String> {
+    let lines = support::log::lines(log);
+    let of_it = lines.iter().filter(|line| {
+        line.text("target") == "trunkline::path" && line.text("stanza_id") == stanza_id
+    });
+    let step = |line: &support::log::Line| match line.text("message") {
+        "message moved" => line.text("state").to_owned(),
+        other => other.to_owned(),
+    };
+    of_it.map(step).collect()
+}
+
+/// What the log alone tells of one message on its way in: received as an event, leased under the event's id,
+/// acknowledged by the event's revision.
+fn steps_of(log: &str, stanza_id: &str) -> Vec<String> {
+    let lines = support::log::lines(log);
+    let path: Vec<_> = lines
+        .iter()
+        .filter(|line| line.text("target") == "trunkline::path")
+        .collect();
+    let received = path
+        .iter()
+        .find(|line| {
+            line.text("message") == "message received" && line.text("stanza_id") == stanza_id
+        })
+        .unwrap_or_else(|| panic!("{stanza_id} was never received:\n{log}"));
+    let (event_id, revision) = (received.text("event_id"), received.number("revision"));
+    let belongs = |line: &&&support::log::Line| match line.text("message") {
+        "message received" | "message leased" => line.text("event_id") == event_id,
+        "events acknowledged" => {
+            let mut revisions = line.text("revisions").split(',');
+            revisions.any(|one| one.parse() == Ok(revision))
+        }
+        _ => false,
+    };
+    let steps = path.iter().filter(belongs);
+    steps.map(|line| line.text("message").to_owned()).collect()
+}
+
+/// The log alone tells the way of a message that was sent and read, and of one that came and was consumed.
+fn check_paths(log: &str, sent: &str, received: &str) {
+    let told = states_of(log, sent);
+    let is_step = |step: &&String| !matches!(step.as_str(), "message accepted" | "SENT");
+    // A receipt may overtake the server's answer, and the wire the line that says that it was accepted.
+    let steps: Vec<_> = told.iter().filter(is_step).collect();
+    assert_eq!(steps, ["SENDING", "DELIVERED", "READ"], "{told:?}");
+    assert!(
+        told.iter().any(|step| step == "message accepted"),
+        "{told:?}"
+    );
+    let way_in = ["message received", "message leased", "events acknowledged"];
+    assert_eq!(steps_of(log, received), way_in);
+}
+
+/// Takes the first message with this text off the default subscription and acknowledges it.
+async fn consume(channel: &tonic::transport::Channel, stanza_id: &str) {
+    let mut events = pb::event_service_client::EventServiceClient::new(channel.clone());
+    let subscription = "workspaces/default/subscriptions/default";
+    eventually("the message is consumed", PATIENCE, async || {
+        let lease = pb::LeaseEventsRequest {
+            subscription: subscription.into(),
+            ..pb::LeaseEventsRequest::default()
+        };
+        let leases = events
+            .lease_events(lease)
+            .await
+            .unwrap()
+            .into_inner()
+            .leases;
+        let is_it = |lease: &pb::Lease| {
+            let payload = lease
+                .event
+                .as_ref()
+                .and_then(|event| event.payload.as_ref());
+            matches!(payload, Some(pb::event::Payload::Message(m)) if m.stanza_id == stanza_id)
+        };
+        let found = leases.iter().any(is_it);
+        let ack_ids = leases.into_iter().map(|lease| lease.ack_id).collect();
+        let settle = pb::SettleLeasesRequest {
+            subscription: subscription.into(),
+            ack: Some(pb::PullAck { ack_ids }),
+            ..pb::SettleLeasesRequest::default()
+        };
+        let settled = events.settle_leases(settle).await;
+        found && settled.is_ok()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_is_paired_talks_both_ways_and_survives_a_restart() {
     let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
@@ -135,6 +225,8 @@ async fn a_number_is_paired_talks_both_ways_and_survives_a_restart() {
     };
     assert_eq!(text, THANKS);
 
+    consume(&channel, &stanza_id).await;
+
     // An orderly stop, a message meanwhile, and back without pairing.
     drop(channel);
     assert_eq!(daemon.stop().await, Some(0), "{}", daemon.log());
@@ -162,6 +254,8 @@ async fn a_number_is_paired_talks_both_ways_and_survives_a_restart() {
         violations.violations()
     );
     assert_eq!(daemon.stop().await, Some(0));
-    check_log(&daemon.log());
+    let log = daemon.log();
+    check_log(&log);
+    check_paths(&log, &sent.stanza_id, &stanza_id);
     simulator.shutdown().await;
 }

@@ -20,7 +20,7 @@ use crate::pb::{
     CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
     ListMessagesRequest, ListMessagesResponse, SendMessageRequest, SendMessageResponse,
 };
-use crate::store::{BodyHash, Enqueued, Range};
+use crate::store::{BodyHash, Enqueued, PATH, Range};
 
 mutation! {
     CancelMessageRequest is "CancelMessage";
@@ -95,7 +95,15 @@ impl Messages {
             expire_at,
         };
         let Enqueued { message, replayed } = self.sessions.submit(&session, submission).await?;
-        tracing::info!(message_id = %message.id, replayed, "message accepted");
+        tracing::info!(
+            target: PATH,
+            workspace = %name.workspace,
+            session = %name.session,
+            message_id = %message.id,
+            stanza_id = message.stanza_id,
+            replayed,
+            "message accepted"
+        );
         Ok(SendMessageResponse {
             message: Some(convert::message(&name, &message)),
         })

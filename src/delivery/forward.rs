@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::consumer::{Delivered, Delivery, Parcel, Settled};
 use super::dispatch::{Revision, StreamId};
+use super::path;
 use super::runner::Command;
 use crate::domain::clock::Clock;
 use crate::store::{Journal, StoreError};
@@ -40,6 +41,7 @@ pub(super) enum Forward {
 #[derive(Debug)]
 pub(super) struct Forwarder {
     pub(super) stream: StreamId,
+    pub(super) of: path::Reader,
     pub(super) journal: Journal,
     pub(super) queue: mpsc::Receiver<Forward>,
     /// Holds one parcel: that there is room means that the last one was taken.
@@ -113,12 +115,15 @@ impl Forwarder {
         let mut delivered = Vec::with_capacity(leases.len());
         for (lease, event) in leases.into_iter().zip(events) {
             match event {
-                Some(event) => delivered.push(Delivered {
-                    ack_id: lease.ack_id,
-                    attempt: lease.attempt,
-                    expires,
-                    event,
-                }),
+                Some(event) => {
+                    self.of.leased(&event, lease.attempt);
+                    delivered.push(Delivered {
+                        ack_id: lease.ack_id,
+                        attempt: lease.attempt,
+                        expires,
+                        event,
+                    });
+                }
                 None => vanished.push(lease.revision),
             }
         }

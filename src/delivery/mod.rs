@@ -16,6 +16,7 @@ mod gauges;
 mod hub;
 mod journal;
 mod lag;
+mod path;
 mod runner;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ use super::dispatch::{
 use super::forward::{Batch, Forward, Forwarder, Lease};
 use super::gauges::Gauges;
 use super::journal::{Moment, Page, Reader, Skips, write};
+use super::path;
 use super::token::Tokens;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::store::{
@@ -135,6 +136,7 @@ pub(super) struct Runner {
     journal: Journal,
     progress: Progress,
     record: SubscriptionRecord,
+    of: path::Reader,
     tokens: Tokens,
     machine: Dispatch,
     ports: HashMap<StreamId, Port>,
@@ -192,6 +194,10 @@ impl Runner {
         };
         Ok(Self {
             clock,
+            of: path::Reader {
+                workspace: workspace.id().clone(),
+                subscription: record.id.clone(),
+            },
             tokens: Tokens::new(journal.clone(), &record, epoch),
             machine: Dispatch::new(rules, reader.confirmed.floor()),
             ports: HashMap::new(),
@@ -248,7 +254,7 @@ impl Runner {
                 Wake::Read(page) => self.take_page(page)?,
                 Wake::Written(writes, result) => {
                     result?;
-                    self.machine.written(&writes, self.clock.elapsed());
+                    self.written(&writes);
                 }
                 Wake::Head(open) => {
                     if !open {
@@ -303,17 +309,23 @@ impl Runner {
         }
     }
 
+    /// These writes are durable.
+    fn written(&mut self, writes: &Writes) {
+        self.of.settled(writes);
+        self.machine.written(writes, self.clock.elapsed());
+    }
+
     /// Writes what is left before the run ends.
     async fn finish(&mut self) -> Result<(), StoreError> {
         if let Some(write) = self.write.take() {
             let (writes, result) = write.await.map_err(|_| StoreError::Closed)?;
             result?;
-            self.machine.written(&writes, self.clock.elapsed());
+            self.written(&writes);
         }
         let writes = self.machine.take_writes();
         let moment = Moment::of(&*self.clock);
         write(&self.progress, &writes, &self.skips.take(), moment).await?;
-        self.machine.written(&writes, self.clock.elapsed());
+        self.written(&writes);
         self.tell_outcomes();
         Ok(())
     }
@@ -404,6 +416,7 @@ impl Runner {
                 let is_call = port.call.is_some();
                 let forwarder = Forwarder {
                     stream,
+                    of: self.of.clone(),
                     journal: self.journal.clone(),
                     queue,
                     out,

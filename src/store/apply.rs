@@ -11,6 +11,7 @@ use super::dedup::Claims;
 use super::errors::{StoreError, TransitionError};
 use super::journal::{Appended, Queued, Subject};
 use super::outbox::{Outbox, Step};
+use super::path;
 use super::scope::{Txn, TxnError};
 use super::session::SessionStore;
 use super::sessions::SessionRecord;
@@ -173,7 +174,12 @@ impl SessionStore {
             match txn.commit().await {
                 Ok(committed) => {
                     let settle = |draft: Draft| draft.settle(&committed.revisions);
-                    return Ok(drafts.into_iter().map(settle).collect());
+                    let applied: Vec<Applied> = drafts.into_iter().map(settle).collect();
+                    let name = self.name();
+                    for (change, applied) in changes.iter().zip(&applied) {
+                        path::tell(&name, change, applied);
+                    }
+                    return Ok(applied);
                 }
                 Err(TxnError::Conflict) => claims = Claims::careful(),
                 Err(TxnError::Store(error)) => return Err(error.into()),

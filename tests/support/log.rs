@@ -17,6 +17,11 @@ impl Line {
         self.0.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// A number of the event, 0 if it has none of that name.
+    pub(crate) fn number(&self, key: &str) -> u64 {
+        self.0.get(key).and_then(Value::as_u64).unwrap_or_default()
+    }
+
     /// Whether the event or a span around it carries this field.
     pub(crate) fn carries(&self, field: &str) -> bool {
         let spans = self.0.get("spans").and_then(Value::as_array);

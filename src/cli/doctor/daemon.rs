@@ -43,7 +43,11 @@ pub(super) async fn look(context: &Context, config: &Config) -> Vec<Finding> {
     }
     findings.push(match session::all(&daemon).await {
         Ok(sessions) => sessions_that_need_people(&sessions),
-        Err(failure) => Finding::problem("sessions", failure.message, ""),
+        Err(failure) => Finding::problem(
+            "sessions",
+            failure.message,
+            "give doctor a token that may list them, or run it as the daemon's operator",
+        ),
     });
     findings
 }

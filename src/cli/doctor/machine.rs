@@ -95,7 +95,11 @@ fn disk(path: &Path) -> Finding {
         .ancestors()
         .find_map(|place| Some((place, rustix::fs::statvfs(place).ok()?)))
     else {
-        return Finding::warning(CHECK, "the file system does not say", "");
+        return Finding::warning(
+            CHECK,
+            "the file system does not say",
+            "name a state_dir on a local disk that exists",
+        );
     };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let found = format!("{} MiB free for {}", free >> 20, place.display());

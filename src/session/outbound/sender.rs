@@ -1,5 +1,7 @@
 //! The loop that sends: what is due, within the window and the pace, until the connection ends.
 
+mod files;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::OutboundConfig;
 use super::backlog::Backlog;
 use super::settle::{Settler, Verdict};
-use super::upload::{Uploaded, Uploads};
+use super::upload::Uploads;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::MessageId;
 use crate::domain::message::{MessageState, OutboundMessage};
@@ -429,54 +431,6 @@ impl Sender {
             let until = self.parts.clock.elapsed() + pause;
             self.backlog.hold(entry.chat, until);
         }
-    }
-
-    async fn uploaded(
-        &mut self,
-        mut entry: QueueEntry,
-        uploaded: Uploaded,
-    ) -> Result<(), StoreError> {
-        self.backlog.unpark();
-        match uploaded {
-            Uploaded::Late => self.put_back(entry, Duration::ZERO),
-            Uploaded::Ready => {
-                self.kept_off.remove(&entry.id);
-                entry.awaits_upload = false;
-                self.put_back(entry, Duration::ZERO);
-            }
-            Uploaded::Dropped => {
-                self.kept_off.remove(&entry.id);
-                self.backlog.done(entry.chat);
-            }
-            // The connection is ending; if it is not, there is nothing to hurry for.
-            Uploaded::NotConnected => self.put_back(entry, Duration::from_secs(5)),
-            Uploaded::Passing(detail) => {
-                let waited = self.parts.clock.now().since(accepted_at(entry.id));
-                if waited < self.parts.config.upload_patience {
-                    self.keep_off(entry, &detail);
-                } else {
-                    self.give_up(entry, "MEDIA_UNAVAILABLE", &detail).await?;
-                }
-            }
-            Uploaded::Hopeless(reason, detail) => self.give_up(entry, reason, &detail).await?,
-            Uploaded::Failed(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// A message whose file cannot be sent.
-    async fn give_up(
-        &mut self,
-        entry: QueueEntry,
-        reason: &'static str,
-        detail: &str,
-    ) -> Result<(), StoreError> {
-        tracing::warn!(message_id = %entry.id, reason, "a message's file cannot be sent");
-        tracing::debug!(message_id = %entry.id, detail, "why it cannot be sent");
-        self.kept_off.remove(&entry.id);
-        self.settler.fail(entry.id, reason).await?;
-        self.backlog.done(entry.chat);
-        Ok(())
     }
 
     async fn refused(

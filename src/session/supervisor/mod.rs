@@ -3,8 +3,8 @@
 //! Cheap to clone. `api` writes the store and nudges; commands go to a session's mailbox and are
 //! answered when their effects are durable. No guard of the registry is held across an await.
 
+mod asking;
 mod fleetwide;
-mod groups;
 mod messages;
 
 use std::collections::BTreeMap;
@@ -12,7 +12,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,9 +33,8 @@ use super::state::{Facts, PairMode, State};
 use super::status::{Cell, SessionStatus};
 use crate::domain::clock::{Clock, Entropy, Timestamp};
 use crate::domain::ids::{SessionName, WorkspaceId};
-use crate::domain::person::Person;
 use crate::domain::session::{Connection, Traffic};
-use crate::provider::contract::{Capabilities, FetchError, Provider, SendError};
+use crate::provider::contract::{Capabilities, Provider};
 use crate::store::{
     CreateError, LookupError, NewSession, Remember, SessionRecord, SessionStore, Store, StoreError,
     UpdateError, WorkspaceStore,
@@ -409,56 +407,6 @@ impl Supervisor {
         })
         .await?;
         Ok(receiver)
-    }
-
-    /// Marks messages as read towards their sender.
-    ///
-    /// # Errors
-    /// [`SendError`]; [`SendError::NotConnected`] also when there is no such session.
-    pub async fn mark_read(
-        &self,
-        name: &SessionName,
-        chat: Person,
-        sender: Person,
-        stanza_ids: Vec<String>,
-    ) -> Result<(), SendError> {
-        let handle = self.handle(name).ok_or(SendError::NotConnected)?;
-        let (reply, answer) = oneshot::channel();
-        let message = Message::MarkRead {
-            chat: Box::new(chat),
-            sender: Box::new(sender),
-            stanza_ids: stanza_ids.into(),
-            reply,
-        };
-        handle
-            .mailbox
-            .try_send(message)
-            .map_err(|_| SendError::Temporary("the session is busy".into()))?;
-        answer.await.unwrap_or(Err(SendError::NotConnected))
-    }
-
-    /// Fetches the file of a message that arrived, by what its [`crate::domain::media::Media`] holds: its
-    /// bytes, in order.
-    ///
-    /// # Errors
-    /// [`FetchError`]; [`FetchError::NotConnected`] also when there is no such session.
-    pub async fn fetch(
-        &self,
-        name: &SessionName,
-        raw: &[u8],
-    ) -> Result<mpsc::Receiver<Bytes>, FetchError> {
-        let handle = self.handle(name).ok_or(FetchError::NotConnected)?;
-        let (reply, answer) = oneshot::channel();
-        let message = Message::Fetch {
-            raw: raw.into(),
-            reply,
-        };
-        handle
-            .mailbox
-            .try_send(message)
-            .map_err(|_| FetchError::Temporary("the session is busy".into()))?;
-        let fetched = answer.await.unwrap_or(Err(FetchError::NotConnected))?;
-        Ok(fetched.chunks)
     }
 
     /// What is going on with a session; `None` when this process does not hold it.
