@@ -215,7 +215,9 @@ async fn a_message_whose_key_is_spent_is_reported_and_asked_for_again() {
         .await;
     world.sink.look(|seen| {
         assert!(seen.is_undecryptable(&id), "it was reported first");
-        assert_eq!(seen.messages().filter(|m| m.stanza_id == id).count(), 1);
+        // Asked for twice, it may come twice: the second is recognised.
+        let copies = seen.messages().filter(|m| m.stanza_id == id).count();
+        assert_eq!(copies - seen.repeated, 1);
     });
     assert_eq!(run.stop().await, Cause::Requested);
     assert!(world.simulator.ledger().violations().is_empty());
