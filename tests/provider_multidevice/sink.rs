@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     pub(crate) arrivals: Vec<Arrival>,
     /// Arrivals that the journal recognised as repetitions.
     pub(crate) repeated: usize,
+    /// The stanza ids of messages that the journal took as new.
+    pub(crate) new_messages: Vec<String>,
     /// Arrivals that left no trace, see [`TestSink::lose`].
     pub(crate) lost: usize,
     dispatched: Seq,
@@ -155,9 +157,20 @@ impl TestSink {
             } => appended,
             other => panic!("{other:?}"),
         };
-        if appended.duplicate {
-            self.seen.send_modify(|seen| seen.repeated += 1);
-        }
+        let message = match arrival {
+            Arrival::Event(event) => match &event.payload {
+                Payload::Message { message, .. } => Some(message.stanza_id.clone()),
+                _ => None,
+            },
+            Arrival::Receipt { .. } => None,
+        };
+        self.seen.send_modify(|seen| {
+            if appended.duplicate {
+                seen.repeated += 1;
+            } else {
+                seen.new_messages.extend(message);
+            }
+        });
     }
 
     /// Lets queued arrivals wait, or go on.
