@@ -44,6 +44,9 @@ impl Reader {
     }
 
     fn list(&self, what: &'static str, revisions: impl Iterator<Item = Revision>) {
+        if !tracing::enabled!(target: PATH, tracing::Level::INFO) {
+            return;
+        }
         let all: Vec<String> = revisions.map(|revision| revision.to_string()).collect();
         if !all.is_empty() {
             tracing::info!(

@@ -175,10 +175,7 @@ impl SessionStore {
                 Ok(committed) => {
                     let settle = |draft: Draft| draft.settle(&committed.revisions);
                     let applied: Vec<Applied> = drafts.into_iter().map(settle).collect();
-                    let name = self.name();
-                    for (change, applied) in changes.iter().zip(&applied) {
-                        path::tell(&name, change, applied);
-                    }
+                    path::tell(self, &changes, &applied);
                     return Ok(applied);
                 }
                 Err(TxnError::Conflict) => claims = Claims::careful(),

@@ -5,15 +5,26 @@
 
 use super::apply::{Applied, Change};
 use super::journal::Appended;
+use super::session::SessionStore;
 use crate::domain::event::Payload;
 use crate::domain::ids::SessionName;
-use crate::domain::message::{MessageState, OutboundMessage};
+use crate::domain::message::OutboundMessage;
 
 /// The target of these lines.
 pub const PATH: &str = "trunkline::path";
 
-/// Tells what a durable change means for a message.
-pub(super) fn tell(session: &SessionName, change: &Change, applied: &Applied) {
+/// Tells what durable changes mean for messages.
+pub(super) fn tell(session: &SessionStore, changes: &[Change], applied: &[Applied]) {
+    if !tracing::enabled!(target: PATH, tracing::Level::INFO) {
+        return;
+    }
+    let name = session.name();
+    for (change, applied) in changes.iter().zip(applied) {
+        tell_one(&name, change, applied);
+    }
+}
+
+fn tell_one(session: &SessionName, change: &Change, applied: &Applied) {
     match (change, applied) {
         (Change::Event(event), Applied::Event(appended)) => {
             arrived(session, &event.payload, appended);
@@ -57,7 +68,7 @@ fn moved_on(session: &SessionName, message: &OutboundMessage, event: &Appended) 
         stanza_id = message.stanza_id,
         state = message.state.name(),
         attempts = message.attempts,
-        reason = reason.filter(|_| message.state != MessageState::Sent),
+        reason,
         event_id = %event.event_id,
         revision = event.revision,
         "message moved"

@@ -1,5 +1,6 @@
 //! Files in messages: described in events, fetched by name, and by nobody else.
 
+use futures::StreamExt as _;
 use tonic::Code;
 use trunkline::domain::clock::Timestamp;
 use trunkline::pb;
@@ -357,4 +358,53 @@ async fn an_upload_whose_file_has_gone_is_taken_again() {
     let (_, data) = download(&world, &again.name).await.unwrap();
     assert_eq!(data, b"file");
     assert_eq!(upload(&world, same, &[b"file"]).await.unwrap(), again);
+}
+
+#[tokio::test]
+async fn uploads_beyond_a_workspaces_share_wait_and_hold_up_nobody() {
+    let world = World::new().await;
+    world.session("main").await;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = |number: usize| {
+        let info = pb::UploadMediaInfo {
+            parent: "workspaces/default/sessions/main".to_owned(),
+            request_id: fresh(),
+            mime_type: "text/plain".to_owned(),
+            ..Default::default()
+        };
+        let frame = |frame| pb::UploadMediaRequest { frame: Some(frame) };
+        let first = [
+            frame(Upload::Info(info)),
+            frame(Upload::Chunk(format!("{number}").into_bytes())),
+        ];
+        let mut released = released.clone();
+        let rest = async move {
+            released.wait_for(|released| *released).await.unwrap();
+            frame(Upload::Chunk(b", at last".to_vec()))
+        };
+        tokio_stream::iter(first).chain(futures::stream::once(rest))
+    };
+    let mut uploads = tokio::task::JoinSet::new();
+    for number in 0..11 {
+        let mut client = world.client().await;
+        let frames = slow(number);
+        uploads.spawn(async move { client.media.upload_media(frames).await });
+        // Its share of eight is on disk, in part; the others wait.
+        soon(async {
+            while stored(&world) < (number + 1).min(8) {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+    world.session("another").await;
+    assert_eq!(stored(&world), 8);
+    release.send(true).unwrap();
+    soon(async {
+        while let Some(uploaded) = uploads.join_next().await {
+            uploaded.unwrap().unwrap();
+        }
+    })
+    .await;
+    assert_eq!(stored(&world), 11);
 }

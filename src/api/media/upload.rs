@@ -95,9 +95,12 @@ impl MediaApi {
 
     /// A place among all uploads, and among those of the workspace.
     async fn slots(&self, workspace: &WorkspaceId) -> Result<[OwnedSemaphorePermit; 2], ApiError> {
-        let own = self.uploads_of.entry(workspace.clone());
-        let own = own.or_insert_with(|| Arc::new(Semaphore::new(UPLOADS_EACH)));
-        let own = Arc::clone(&own);
+        // One expression: its guard locks a part of the map, and must be gone before anything is awaited.
+        let own = self
+            .uploads_of
+            .entry(workspace.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(UPLOADS_EACH)))
+            .clone();
         let both = async {
             let own = own.acquire_owned().await?;
             let shared = Arc::clone(&self.uploads).acquire_owned().await?;

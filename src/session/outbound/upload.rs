@@ -9,6 +9,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+
 use crate::domain::clock::Clock;
 use crate::domain::ids::{MediaId, MessageId};
 use crate::domain::media::MediaKind;
@@ -17,9 +21,6 @@ use crate::domain::person::Person;
 use crate::provider::contract::{Line, UploadError};
 use crate::store::media::{Departing, MediaStore};
 use crate::store::{LookupError, QueueEntry, SessionStore, StoreError};
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
 
 /// Uploads of one session under way at a time.
 const AT_ONCE: usize = 2;

@@ -96,7 +96,7 @@ impl MediaStore {
     }
 
     fn key(&self, id: MediaId) -> Bytes {
-        self.scope().key(Kind::Media).uuid(id.0).finish()
+        row_key(self.scope(), id)
     }
 
     fn missing(&self, id: MediaId) -> LookupError {
@@ -306,10 +306,14 @@ impl MediaStore {
 
     /// Counts one message less, when the transaction commits.
     pub(super) fn release_in(scope: &Scope, txn: &mut Txn, id: MediaId) {
-        let key = scope.key(Kind::Media).uuid(id.0).finish();
+        let key = row_key(scope, id);
         let update = changed(scope, &key, |row| row.uses = row.uses.saturating_sub(1));
         txn.update_raw(key, update);
     }
+}
+
+fn row_key(scope: &Scope, id: MediaId) -> Bytes {
+    scope.key(Kind::Media).uuid(id.0).finish()
 }
 
 /// Removes the files of a session, or of a workspace, whose rows are gone. What cannot be removed can no
