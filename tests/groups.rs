@@ -164,16 +164,6 @@ impl World {
         assert_eq!(inbox.iter().filter(|m| m.text == text).count(), 1);
     }
 
-    /// Puts the line at a network's distance from everybody.
-    fn far_away(&self) {
-        let spec = FaultSpec {
-            target: FaultTarget::Account(self.shop.phone()),
-            fault: Fault::Delay { millis: 400 },
-            times: None,
-        };
-        self.simulator.fault(spec).unwrap();
-    }
-
     fn assert_clean(&self) {
         let ledger = self.simulator.ledger();
         assert!(ledger.violations().is_empty(), "{:#?}", ledger.violations());
@@ -375,9 +365,6 @@ async fn a_member_that_lost_its_state_is_answered_from_the_outbox_even_after_a_k
     world.shown(&world.ana, "one").await;
     world.shown(&world.ben, "one").await;
 
-    // As far away as phones are: the library ignores a request for a copy that comes while it still answers
-    // the one before, which takes it a sync of the disk.
-    world.far_away();
     world.ana.lose_sessions();
     let sent = world.send(&group, "two").await;
     world.shown(&world.ana, "two").await;
@@ -424,7 +411,6 @@ async fn a_member_that_lost_its_state_is_answered_from_the_outbox_even_after_a_k
         .unwrap();
     world.daemon.kill().await;
     world.simulator.clear_faults();
-    world.far_away();
     world.daemon.start().await;
     world.shown(&world.ana, "three").await;
     world.shown(&world.ben, "three").await;

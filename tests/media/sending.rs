@@ -157,13 +157,6 @@ async fn a_phone_that_lost_its_keys_gets_the_same_file_again() {
     let uploaded = world.upload("image/jpeg", "a.jpg", &picture).await.unwrap();
     let first = world.send(file(uploaded.clone())).await;
     world.reaches(&first, pb::MessageState::Delivered).await;
-    // As far away as phones are; see tests/groups.rs.
-    let spec = FaultSpec {
-        target: FaultTarget::All,
-        fault: Fault::Delay { millis: 400 },
-        times: None,
-    };
-    world.simulator.fault(spec).unwrap();
     world.customer.lose_sessions();
     let again = world.send(file(uploaded)).await;
     world.reaches(&again, pb::MessageState::Delivered).await;

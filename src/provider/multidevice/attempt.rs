@@ -12,7 +12,7 @@ use super::client::{Built, Parts};
 use super::facts::Facts;
 use super::pairing::MAX_CODES;
 use super::resync::{Announced, Resync};
-use super::send;
+use super::{retries, send};
 use crate::domain::session::Cause;
 use crate::provider::contract::{Mode, ProbeError, Signal};
 
@@ -63,6 +63,10 @@ impl Attempt<'_> {
         let close = built.watch.begin();
         built.chores.reset();
         self.parts.shared.inflight.reset();
+        self.parts
+            .shared
+            .retries
+            .interrupted(self.parts.clock.elapsed());
         built.device.set_unconfirmed(self.unconfirmed);
         built.show_qr.store(
             self.mode == Mode::PairByQr,
@@ -211,6 +215,19 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    /// Answers the requests for another copy that the library passed over.
+    fn answer_overlooked(&self, helpers: &mut JoinSet<()>) {
+        let retries = &self.parts.shared.retries;
+        for request in retries.due(self.parts.clock.elapsed()) {
+            helpers.spawn(retries::answer(
+                std::sync::Arc::clone(&self.built.client),
+                std::sync::Arc::clone(&self.parts.sink),
+                std::sync::Arc::clone(retries),
+                request,
+            ));
+        }
+    }
+
     /// Asks the server for a code to type on the phone. The answer, or its refusal, arrives as an
     /// event.
     fn ask_for_code(&self, phone: String, helpers: &mut JoinSet<()>) {
@@ -262,6 +279,9 @@ impl Attempt<'_> {
                 detail: "frames arrive but none of them decodes".into(),
             });
             return;
+        }
+        if watch.is_logged_in() {
+            self.answer_overlooked(helpers);
         }
         let silent = watch.silence().is_some_and(|age| age >= config.silence);
         if !silent {

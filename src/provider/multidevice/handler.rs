@@ -205,6 +205,7 @@ impl Handler {
             }
             "ack" => self.watch.ack_arrived(),
             "message" => self.message_stanza(stanza, now),
+            "receipt" => self.shared.retries.receipt(node, self.watch.elapsed()),
             "notification" if attr(node, "type").as_deref() == Some("server_sync") => {
                 for collection in node.get_children_by_tag("collection") {
                     if let Some(name) = attr(collection, "name") {

@@ -40,6 +40,7 @@ mod mappings;
 mod pairing;
 mod renewal;
 mod resync;
+mod retries;
 mod send;
 mod spent;
 #[cfg(test)]

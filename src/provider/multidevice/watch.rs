@@ -86,6 +86,11 @@ impl Watch {
         (mark != 0).then(|| Duration::from_millis(self.mark().saturating_sub(mark)))
     }
 
+    /// Monotonic time now.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
     /// Wall time now.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()

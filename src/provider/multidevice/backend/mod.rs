@@ -35,6 +35,7 @@ use tokio::sync::Mutex;
 use wacore::store::error::StoreError as LibraryError;
 
 pub(super) use self::inflight::Inflight;
+use super::retries::Retries;
 use super::spent::Spent;
 use super::watch::Watch;
 use crate::domain::clock::Clock;
@@ -73,6 +74,8 @@ pub(super) struct Shared {
     versions: SyncMutex<HashMap<String, u64>>,
     /// Messages that arrived and have not been concluded.
     pub(super) inflight: Inflight,
+    /// Requests for another copy of what was sent.
+    pub(super) retries: Arc<Retries>,
 }
 
 /// Stanza ids remembered as held by the outbox.

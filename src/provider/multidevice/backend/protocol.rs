@@ -252,6 +252,7 @@ impl ProtocolStore for KeyBackend {
         if let Some(bytes) = sent {
             // The library stores what it took again, after the resend.
             self.shared.held_by_outbox(message_id);
+            self.shared.retries.taken(message_id);
             return Ok(Some(bytes));
         }
         let row = self
