@@ -10,6 +10,8 @@
 
 mod support;
 
+use std::time::{Duration, SystemTime};
+
 use support::core::{self, Paired};
 use support::daemon::Daemon;
 use trunkline::pb;
@@ -17,6 +19,8 @@ use trunkline_simulator::{Fact, NewAccount, ScanFailure, Simulator, SimulatorCon
 
 const NUMBER: &str = "+2348030000001";
 const SESSION: &str = "main";
+/// A demand is to be known this soon after the server made it.
+const SOON: Duration = Duration::from_secs(2);
 
 fn assert_passkey(paired: &Paired) {
     let Paired::Failed(failed) = paired else {
@@ -25,6 +29,28 @@ fn assert_passkey(paired: &Paired) {
     assert_eq!(failed.reason(), pb::PairingFailureReason::PasskeyRequired);
     assert_eq!(failed.detail, "PASSKEY_REQUIRED");
     assert!(failed.message.contains("passkey"), "{}", failed.message);
+}
+
+/// When the simulator sent each demand, by this machine's clock.
+fn demanded(simulator: &Simulator) -> Vec<SystemTime> {
+    let ledger = simulator.ledger();
+    let demands = ledger.entries().iter();
+    demands
+        .filter(|entry| matches!(entry.fact, Fact::PasskeyDemanded { .. }))
+        .map(|entry| SystemTime::UNIX_EPOCH + Duration::from_millis(entry.at))
+        .collect()
+}
+
+/// When the daemon recorded each pairing that failed by a demand, by the same clock.
+fn told(journal: &[pb::Event]) -> Vec<SystemTime> {
+    let failed = |event: &&pb::Event| {
+        matches!(&event.payload, Some(pb::event::Payload::Pairing(pairing))
+            if pairing.step == "failed" && pairing.reason.as_deref() == Some("PASSKEY_REQUIRED"))
+    };
+    let times = journal.iter().filter(failed);
+    times
+        .map(|event| SystemTime::try_from(event.time.unwrap()).unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,11 +84,14 @@ async fn a_demand_for_a_passkey_ends_the_pairing_and_says_so() {
     .await;
     assert_passkey(&paired);
     assert_eq!(shown, 2);
-    let ledger = simulator.ledger();
-    let demands = ledger
-        .facts()
-        .filter(|fact| matches!(fact, Fact::PasskeyDemanded { .. }));
-    assert_eq!(demands.count(), 2);
+    let demanded = demanded(&simulator);
+    let told = told(&core::journal(&channel).await.unwrap());
+    assert_eq!((demanded.len(), told.len()), (2, 2));
+    for (demanded, told) in demanded.into_iter().zip(told) {
+        // The ledger counts in milliseconds, so an event may seem to precede its demand by less than one.
+        let took = told.duration_since(demanded).unwrap_or_default();
+        assert!(took < SOON, "{took:?} from the demand to the event");
+    }
     let session = core::session(&channel, SESSION).await.unwrap();
     assert_eq!(session.login(), pb::LoginState::Unpaired);
 
