@@ -3,7 +3,8 @@
 //! for the server at once.
 //!
 //! `cargo bench --features simulator --bench idle_sessions -- 1000`. The simulator runs in this process, so
-//! that the daemon's figures are its own.
+//! that the daemon's figures are its own. It fails when a session does not come back, or when there were
+//! more handshakes at once than the daemon was told.
 
 #![cfg(feature = "simulator")]
 #![allow(
@@ -21,14 +22,19 @@
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests")]
 mod world;
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use trunkline_simulator::{Fact, Fault, FaultSpec, FaultTarget, Truth};
+use trunkline_simulator::{Fact, Fault, FaultSpec, FaultTarget, Simulator, Truth};
 use world::Daemon;
 
 /// Pairings under way at once.
 const AT_ONCE: usize = 8;
+/// `admission.simultaneous` of the daemon, which the server must never see exceeded.
+const HANDSHAKES: usize = 16;
+/// How long the sessions may take to come back.
+const RETURN: Duration = Duration::from_mins(5);
 /// Time for buffers of the start to be given back before memory is read.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -48,13 +54,69 @@ fn cpu_seconds(pid: u32) -> f64 {
     ticks as f64 / 100.0
 }
 
+/// Waits until `sessions` devices are online and `holds`.
+///
+/// # Errors
+/// How many never came back, and which.
+async fn all_return(
+    sim: &Simulator,
+    sessions: usize,
+    holds: impl Fn(&Truth<'_>) -> bool,
+) -> Result<(), String> {
+    let back = |truth: &Truth<'_>| truth.connections().online >= sessions && holds(truth);
+    if sim.wait_until(back, RETURN).await.is_ok() {
+        return Ok(());
+    }
+    let devices = sim.devices();
+    let away = devices.iter().filter(|device| !device.online);
+    let away: Vec<_> = away.map(|device| device.phone.as_str()).collect();
+    Err(format!(
+        "{} of {sessions} sessions are not back after {RETURN:?}: {}",
+        away.len(),
+        away.join(" "),
+    ))
+}
+
+/// Logins so far.
+fn logins(truth: &Truth<'_>) -> usize {
+    let facts = truth.ledger().facts();
+    facts
+        .filter(|fact| matches!(fact, Fact::Login { .. }))
+        .count()
+}
+
+/// The most handshakes the server has seen at once.
+///
+/// # Errors
+/// When that is more than the daemon was told.
+fn handshakes(sim: &Simulator) -> Result<usize, String> {
+    let peak = sim.connections().peak_handshaking;
+    if peak > HANDSHAKES {
+        return Err(format!(
+            "{peak} handshakes at once; admission.simultaneous is {HANDSHAKES}"
+        ));
+    }
+    Ok(peak)
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
+async fn main() -> ExitCode {
     let sessions: usize = std::env::args()
         .find_map(|argument| argument.parse().ok())
         .unwrap_or(200);
+    match measure(sessions).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("FAILED: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(sessions: usize) -> Result<(), String> {
     let sim = world::simulator(200).await;
-    let mut daemon = Daemon::prepare(&sim, "");
+    let bound = format!("[admission]\nsimultaneous = {HANDSHAKES}");
+    let mut daemon = Daemon::prepare(&sim, &bound);
     let channel = daemon.start().await;
     let empty = status_kib(daemon.pid(), "VmRSS:");
     println!("daemon without sessions: {empty} KiB resident");
@@ -82,19 +144,15 @@ async fn main() {
     let start = Instant::now();
     let _channel = daemon.start().await;
     let answered = start.elapsed();
-    sim.wait_until(
-        |truth| truth.connections().online >= sessions,
-        Duration::from_mins(5),
-    )
-    .await
-    .expect("every session comes back");
+    all_return(&sim, sessions, |_| true).await?;
     println!(
         "after SIGKILL: API answers after {:.2} s, all online after {:.1} s, at most {} handshakes at once",
         answered.as_secs_f64(),
         start.elapsed().as_secs_f64(),
-        sim.connections().peak_handshaking,
+        handshakes(&sim)?,
     );
 
+    let logged_in = sim.look(logins);
     tokio::time::sleep(SETTLE).await;
     let (held, peak) = (
         status_kib(daemon.pid(), "VmRSS:"),
@@ -112,11 +170,10 @@ async fn main() {
         used * 1e3 / start.elapsed().as_secs_f64() / sessions as f64,
     );
 
-    let logins = |truth: &Truth<'_>| {
-        let facts = truth.ledger().facts();
-        facts.filter(|f| matches!(f, Fact::Login { .. })).count()
-    };
-    let before = sim.look(logins);
+    if sim.look(logins) != logged_in || sim.connections().online < sessions {
+        return Err("a session lost its connection while it was idle".to_owned());
+    }
+
     let start = Instant::now();
     let struck = sim.fault(FaultSpec {
         target: FaultTarget::All,
@@ -124,16 +181,15 @@ async fn main() {
         times: None,
     });
     println!("closed {} connections at once", struck.unwrap());
-    sim.wait_until(
-        |truth| logins(truth) >= before + sessions && truth.connections().online >= sessions,
-        Duration::from_mins(5),
-    )
-    .await
-    .expect("every session comes back");
+    all_return(&sim, sessions, |truth| {
+        logins(truth) >= logged_in + sessions
+    })
+    .await?;
     println!(
         "all online again after {:.1} s, with at most {} handshakes at once since the start; {} KiB resident",
         start.elapsed().as_secs_f64(),
-        sim.connections().peak_handshaking,
+        handshakes(&sim)?,
         status_kib(daemon.pid(), "VmRSS:"),
     );
+    Ok(())
 }

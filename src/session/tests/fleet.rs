@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use crate::domain::clock::Clock as _;
+use crate::domain::ids::SessionName;
+use crate::domain::message::MessageState;
 use crate::domain::session::Cause;
 use crate::session::testing::*;
 
+/// Most handshakes at once that [`a_thousand_lines_boot_hold_and_survive_a_mass_drop`] configures.
+const AT_ONCE: u32 = 20;
+
 #[tokio::test]
-async fn a_mass_drop_does_not_become_a_stampede() {
-    const SESSIONS: usize = 500;
+async fn a_thousand_lines_boot_hold_and_survive_a_mass_drop() {
+    const SESSIONS: usize = 1_000;
     let mut config = quick();
-    config.admission.simultaneous = 20;
+    config.admission.simultaneous = AT_ONCE;
     let h = Harness::new(config).await;
     let mut names = Vec::new();
     for n in 0..SESSIONS {
@@ -21,7 +26,13 @@ async fn a_mass_drop_does_not_become_a_stampede() {
     for name in &names {
         h.reach(name, "ONLINE").await;
     }
-    assert!(h.world.peaks().0 <= 20, "{:?}", h.world.peaks());
+    assert_bounded(&h);
+    every_line_carries_a_message(&h, &names).await;
+    // Held all the while: all at one moment, on the connection of the boot.
+    assert_eq!(h.supervisor.counts().online, SESSIONS);
+    for name in &names {
+        assert_eq!(h.world.peer(name, |peer| peer.attempts), 1, "{name}");
+    }
     for (n, name) in names.iter().enumerate() {
         let cause = if n % 2 == 0 {
             Cause::Recycled
@@ -35,16 +46,33 @@ async fn a_mass_drop_does_not_become_a_stampede() {
             s.last_cause.is_some() && s.connection.name() == "ONLINE"
         })
         .await;
-        assert_eq!(h.world.peer(name, |peer| peer.attempts), 2);
+        assert_eq!(h.world.peer(name, |peer| peer.attempts), 2, "{name}");
     }
-    assert!(h.world.peaks().0 <= 20, "{:?}", h.world.peaks());
-    assert_eq!(h.world.peaks().1, 1);
+    assert_bounded(&h);
+    every_line_carries_a_message(&h, &names).await;
     let counts = h.supervisor.counts();
     assert_eq!(
         (counts.online, counts.wanted, counts.asking),
         (SESSIONS, SESSIONS, 0)
     );
     assert_eq!(h.supervisor.shutdown(PATIENCE).await, 0);
+}
+
+/// No more handshakes at once than allowed, and no line with two connections.
+fn assert_bounded(h: &Harness) {
+    let (handshakes, connections_per_line) = h.world.peaks();
+    assert!(handshakes <= AT_ONCE, "{handshakes} handshakes at once");
+    assert_eq!(connections_per_line, 1);
+}
+
+async fn every_line_carries_a_message(h: &Harness, names: &[SessionName]) {
+    let mut messages = Vec::new();
+    for name in names {
+        messages.push((name, h.submit(name, "1", "hello").await.message.id));
+    }
+    for (name, id) in messages {
+        h.settled(name, id, MessageState::Sent).await;
+    }
 }
 
 #[tokio::test]
