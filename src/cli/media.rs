@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use indicatif::ProgressBar;
 use tokio::io::AsyncWriteExt as _;
 
-use super::Context;
 use super::exit::{Exit, Failure};
 use super::json::json;
 use super::target::Daemon;
+use super::{Context, progress};
 use crate::pb;
 use crate::pb::download_media_response::Frame;
 
@@ -40,7 +41,7 @@ impl MediaCommand {
         let mut part = to.clone().into_os_string();
         part.push(".part");
         let part = PathBuf::from(part);
-        let fetched = receive(&mut frames, &part).await;
+        let fetched = receive(context, &mut frames, &part).await;
         let info = match fetched {
             Ok(info) => info,
             Err(failure) => {
@@ -68,6 +69,7 @@ impl MediaCommand {
 
 /// Writes the file as it comes and syncs it.
 async fn receive(
+    context: &Context,
     frames: &mut tonic::Streaming<pb::DownloadMediaResponse>,
     part: &std::path::Path,
 ) -> Result<pb::MediaContent, Failure> {
@@ -75,19 +77,27 @@ async fn receive(
         .await
         .map_err(|error| unwritten(part, &error))?;
     let mut info = pb::MediaContent::default();
+    let mut bar = ProgressBar::hidden();
     while let Some(frame) = frames.message().await? {
         match frame.frame {
-            Some(Frame::Info(said)) => info = said,
-            Some(Frame::Chunk(chunk)) => file
-                .write_all(&chunk)
-                .await
-                .map_err(|error| unwritten(part, &error))?,
+            Some(Frame::Info(said)) => {
+                let total = Some(said.size).filter(|size| *size > 0);
+                bar = progress::bytes(context, "fetching", total);
+                info = said;
+            }
+            Some(Frame::Chunk(chunk)) => {
+                file.write_all(&chunk)
+                    .await
+                    .map_err(|error| unwritten(part, &error))?;
+                bar.inc(chunk.len() as u64);
+            }
             None => {}
         }
     }
     file.sync_all()
         .await
         .map_err(|error| unwritten(part, &error))?;
+    bar.finish_and_clear();
     Ok(info)
 }
 

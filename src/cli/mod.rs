@@ -14,6 +14,7 @@ mod json;
 mod media;
 mod output;
 mod pair;
+mod progress;
 mod refusal;
 mod send;
 mod serve;

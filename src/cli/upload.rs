@@ -4,15 +4,15 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Context;
 use super::exit::{Exit, Failure};
 use super::target::Daemon;
+use super::{Context, progress};
 use crate::pb;
 use crate::pb::upload_media_request::Frame;
 
@@ -104,7 +104,7 @@ impl FileArgs {
             size: Some(size),
             sha256: None,
         };
-        let bar = progress(context, size);
+        let bar = progress::bytes(context, "uploading", Some(size));
         let (chunks, stream) = mpsc::channel(WAITING);
         let read = tokio::task::spawn_blocking({
             let bar = bar.clone();
@@ -165,14 +165,6 @@ fn give(
         }
         bar.inc(read as u64);
     }
-}
-
-fn progress(context: &Context, size: u64) -> ProgressBar {
-    if context.output.is_json() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes}");
-    ProgressBar::new(size).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 #[cfg(test)]

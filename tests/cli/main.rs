@@ -15,5 +15,6 @@ mod consuming;
 mod groups;
 mod network;
 mod operators;
+mod progress;
 mod refusals;
 mod talking;

@@ -7,6 +7,7 @@ use tonic_types::StatusExt as _;
 use trunkline::pb;
 use trunkline_simulator::{Attachment, MediaKind};
 
+use crate::support::terminal::shown_to_a_person;
 use crate::support::{core, eventually};
 use crate::{PATIENCE, World, data, reason};
 
@@ -114,6 +115,20 @@ async fn the_command_line_fetches_a_file_and_overwrites_none() {
     assert!(std::fs::read(&target).unwrap() == photo, "the file differs");
     let again = get().await;
     assert_eq!(again.status.code(), Some(74));
+    assert!(
+        !String::from_utf8_lossy(&got.stderr).contains("fetching"),
+        "not to a pipe"
+    );
     let entries = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(entries, 1, "nothing else is left");
+
+    // A person sees how far it is.
+    let mut command = world.daemon.trunkline();
+    command.args(["media", "get", &said.name, "-o"]);
+    command.arg(folder.path().join("again.jpg"));
+    let shown = tokio::task::block_in_place(|| shown_to_a_person(&command));
+    assert!(
+        shown.contains("fetching") && shown.contains("KiB"),
+        "{shown}"
+    );
 }

@@ -9,6 +9,7 @@ pub(crate) mod core;
 pub(crate) mod daemon;
 pub(crate) mod http;
 pub(crate) mod log;
+pub(crate) mod terminal;
 
 use std::time::Duration;
 

@@ -9,13 +9,12 @@ use indicatif::{HumanBytes, ProgressBar};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::progress;
 use super::secret::{PassphraseArgs, recipients};
 use super::target::Target;
-use crate::cli::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::complain;
 use crate::cli::target::Daemon;
+use crate::cli::{Context, progress};
 use crate::daemon::{OfflineError, Recipients, Resting, Surroundings, write_backup};
 use crate::pb;
 
@@ -61,7 +60,7 @@ impl BackupCommand {
         let target = Target::new(&self.file)?;
         let (seal, recipients) = self.seal()?;
         let out = target.create()?;
-        let bar = progress(context, "backing up", None);
+        let bar = progress::bytes(context, "backing up", None);
         let made = self.make(context, seal, recipients, out, &bar).await;
         bar.finish_and_clear();
         let resting = match made {

@@ -9,10 +9,9 @@ use clap::Args;
 use indicatif::ProgressBar;
 use zeroize::Zeroizing;
 
-use super::progress;
 use super::secret::{PassphraseArgs, read};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::{Context, words};
+use crate::cli::{Context, progress, words};
 use crate::daemon::{self, Archive, OfflineError, Resting, Restored, Surroundings, Unlock};
 
 /// Put a backup back, on this machine or another; no daemon may run on the state directory
@@ -119,7 +118,7 @@ fn open(context: &Context, file: &Path, check: bool) -> Result<(Input, ProgressB
         let total = input.metadata().map_err(failed)?.len();
         (Box::new(input), Some(total))
     };
-    let bar = progress(context, what, total);
+    let bar = progress::bytes(context, what, total);
     let counted: Box<dyn Read + Send> = Box::new(bar.wrap_read(input));
     Ok((BufReader::with_capacity(256 << 10, counted), bar))
 }

@@ -1,13 +1,10 @@
 //! Finds a message in the journal, and what happened in its chat afterwards.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::cli::Context;
 use crate::cli::exit::Failure;
 use crate::cli::target::Daemon;
+use crate::cli::{Context, progress};
 use crate::pb;
 use crate::pb::event::Payload;
 use crate::pb::watch_response::Frame;
@@ -99,13 +96,13 @@ pub(super) async fn search(
         session: session.unwrap_or_default().to_owned(),
         types: types.map(i32::from).to_vec(),
     };
-    let progress = progress(context);
+    let read = progress::count(context, "events read");
     let mut found = Found::default();
     let mut frames = daemon.events().watch(request).await?.into_inner();
     while let Some(response) = frames.message().await? {
         match response.frame {
             Some(Frame::Event(event)) => {
-                progress.inc(1);
+                read.inc(1);
                 found.take(event, wanted);
             }
             // Everything that was there has been seen.
@@ -113,19 +110,8 @@ pub(super) async fn search(
             None => {}
         }
     }
-    progress.finish_and_clear();
+    read.finish_and_clear();
     Ok(found)
-}
-
-fn progress(context: &Context) -> ProgressBar {
-    if context.output.is_json() || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} events read") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn message_name(event: &pb::Event) -> Option<&str> {
