@@ -86,7 +86,7 @@ struct Common {
 enum Command {
     Serve(serve::ServeCommand),
     Pair(pair::PairCommand),
-    /// Create, list, show and watch sessions; start, stop, restart and log them out
+    /// Create, list, show, watch and change sessions; start, stop, restart, log out and delete them
     #[command(subcommand)]
     Session(session::SessionCommand),
     Send(send::SendCommand),
@@ -100,7 +100,7 @@ enum Command {
     /// List and show the groups that a number is in
     #[command(subcommand)]
     Group(group::GroupCommand),
-    /// List and create workspaces
+    /// Create, list, show, change and delete workspaces
     #[command(subcommand)]
     Workspace(workspace::WorkspaceCommand),
     /// Create, list and revoke tokens for callers over the network

@@ -81,6 +81,17 @@ impl Output {
         write_out(&format!("{text}\n"))
     }
 
+    /// What is known of one thing, a line for each; without those that are empty.
+    ///
+    /// # Errors
+    /// When standard output is gone.
+    pub(crate) fn fields(self, fields: &[(&str, String)]) -> Result<(), Failure> {
+        for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+            self.line(&format!("{name:<14} {}", one_line(value)))?;
+        }
+        Ok(())
+    }
+
     /// A table with a header, or `empty` when there are no rows.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod administering;
 mod consuming;
 mod groups;
 mod network;

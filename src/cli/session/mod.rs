@@ -1,13 +1,16 @@
 //! `trunkline session`: the lines and how they are.
 
+mod table;
+
 use clap::Subcommand;
+use prost_types::FieldMask;
 
 use super::events::EventsCommand;
 use super::exit::{Exit, Failure};
-use super::json::json;
 use super::target::{Daemon, request_id};
 use super::{Context, words};
 use crate::pb;
+use table::{list, report, show};
 
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
@@ -29,6 +32,31 @@ pub(crate) enum SessionCommand {
     Show {
         /// The session
         session: String,
+    },
+    /// Change what people and programs call a session
+    Update {
+        /// The session
+        session: String,
+        /// The new name for people; empty for none
+        #[arg(
+            long,
+            required_unless_present_any = ["labels", "no_labels"]
+        )]
+        display_name: Option<String>,
+        /// A label, as key=value; may be repeated. They take the place of all that are there
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, conflicts_with = "no_labels")]
+        labels: Vec<(String, String)>,
+        /// Take all labels off
+        #[arg(long)]
+        no_labels: bool,
+        /// Only if nothing has changed since `show` gave this etag
+        #[arg(
+            long,
+            value_name = "ETAG",
+            default_value = "",
+            hide_default_value = true
+        )]
+        if_etag: String,
     },
     /// Show what happens to a session, or to all, as it happens
     Watch {
@@ -62,6 +90,14 @@ pub(crate) enum SessionCommand {
         /// Leave the device in the phone's list of linked devices
         #[arg(long)]
         keep_link: bool,
+        /// Only if nothing has changed since `show` gave this etag
+        #[arg(
+            long,
+            value_name = "ETAG",
+            default_value = "",
+            hide_default_value = true
+        )]
+        if_etag: String,
     },
 }
 
@@ -99,6 +135,20 @@ impl SessionCommand {
             }
             Self::List => list(context, &all(&daemon).await?),
             Self::Show { session } => show(context, &get(&daemon, &session).await?),
+            Self::Update {
+                session,
+                display_name,
+                labels,
+                no_labels,
+                if_etag,
+            } => {
+                let labels = (no_labels || !labels.is_empty()).then_some(labels);
+                let name = daemon.session_name(&session);
+                let request = update(name, display_name, labels, if_etag);
+                let answer = daemon.sessions().update_session(request).await?;
+                let session = answer.into_inner().session.unwrap_or_default();
+                report(context, &session, "updated")
+            }
             Self::Start { session } => {
                 let request = pb::StartSessionRequest {
                     name: daemon.session_name(&session),
@@ -137,11 +187,15 @@ impl SessionCommand {
                 let session = answer.into_inner().session.unwrap_or_default();
                 report(context, &session, "logged out")
             }
-            Self::Delete { session, keep_link } => {
+            Self::Delete {
+                session,
+                keep_link,
+                if_etag,
+            } => {
                 let request = pb::DeleteSessionRequest {
                     name: daemon.session_name(&session),
                     request_id: request_id(),
-                    etag: String::new(),
+                    etag: if_etag,
                     logout: !keep_link,
                 };
                 let name = request.name.clone();
@@ -152,6 +206,31 @@ impl SessionCommand {
                 context.output.line(&format!("session {session} deleted"))
             }
         }
+    }
+}
+
+/// Changes what is given, and nothing else.
+fn update(
+    name: String,
+    display_name: Option<String>,
+    labels: Option<Vec<(String, String)>>,
+    etag: String,
+) -> pb::UpdateSessionRequest {
+    let given = [
+        display_name.is_some().then_some("display_name"),
+        labels.is_some().then_some("labels"),
+    ];
+    let paths = given.into_iter().flatten().map(str::to_owned).collect();
+    pb::UpdateSessionRequest {
+        session: Some(pb::Session {
+            name,
+            display_name: display_name.unwrap_or_default(),
+            labels: labels.into_iter().flatten().collect(),
+            ..pb::Session::default()
+        }),
+        update_mask: Some(FieldMask { paths }),
+        request_id: request_id(),
+        etag,
     }
 }
 
@@ -219,90 +298,4 @@ pub(crate) async fn only(daemon: &Daemon) -> Result<String, Failure> {
             ))
         }
     }
-}
-
-fn report(context: &Context, session: &pb::Session, done: &str) -> Result<(), Failure> {
-    if context.output.is_json() {
-        return context.output.json(&json("Session", session)?);
-    }
-    let id = words::id(&session.name);
-    let state = words::connection(session);
-    context
-        .output
-        .line(&format!("session {id} {done} ({state})"))
-}
-
-fn list(context: &Context, sessions: &[pb::Session]) -> Result<(), Failure> {
-    if context.output.is_json() {
-        for session in sessions {
-            context.output.json(&json("Session", session)?)?;
-        }
-        return Ok(());
-    }
-    let rows = sessions
-        .iter()
-        .map(|session| {
-            let traffic = session.traffic.unwrap_or_default();
-            vec![
-                words::id(&session.name).to_owned(),
-                words::connection(session),
-                words::login(session),
-                words::person(session.account.as_ref()),
-                words::ago(traffic.last_inbound_time.as_ref()),
-                words::ago(traffic.last_ack_time.as_ref()),
-                words::connection_detail(session),
-            ]
-        })
-        .collect();
-    context.output.table(
-        &[
-            "SESSION",
-            "CONNECTION",
-            "LOGIN",
-            "ACCOUNT",
-            "LAST IN",
-            "LAST ACK",
-            "DETAIL",
-        ],
-        rows,
-        "no sessions yet; link a number with `trunkline pair`",
-    )
-}
-
-fn show(context: &Context, session: &pb::Session) -> Result<(), Failure> {
-    if context.output.is_json() {
-        return context.output.json(&json("Session", session)?);
-    }
-    let traffic = session.traffic.unwrap_or_default();
-    let desired = words::short(session.desired().as_str_name(), "DESIRED_STATE_");
-    let labels: Vec<String> = session
-        .labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    let rows = [
-        ("name", session.name.clone()),
-        ("display name", session.display_name.clone()),
-        ("provider", session.provider.clone()),
-        ("account", words::person(session.account.as_ref())),
-        ("desired", desired.to_owned()),
-        ("connection", words::connection(session)),
-        ("detail", words::connection_detail(session)),
-        ("login", words::login(session)),
-        (
-            "last inbound",
-            words::ago(traffic.last_inbound_time.as_ref()),
-        ),
-        ("last ack", words::ago(traffic.last_ack_time.as_ref())),
-        ("decrypted", traffic.decrypted_count.to_string()),
-        ("undecryptable", traffic.undecryptable_count.to_string()),
-        ("labels", labels.join(" ")),
-        ("created", words::moment(session.create_time.as_ref())),
-        ("updated", words::moment(session.update_time.as_ref())),
-    ];
-    for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
-        let value = words::one_line(value);
-        context.output.line(&format!("{name:<14} {value}"))?;
-    }
-    Ok(())
 }
