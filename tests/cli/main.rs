@@ -13,6 +13,7 @@ mod support;
 
 mod administering;
 mod consuming;
+mod doctor;
 mod groups;
 mod network;
 mod operators;

@@ -1,4 +1,4 @@
-//! What people who run it need: doctor, trace, watch, completions and man pages.
+//! What people who run it need: trace, watch, completions and man pages.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -47,21 +47,13 @@ async fn consume(daemon: &Daemon) {
     }
 }
 
-fn findings(output: &[u8]) -> Vec<Value> {
-    String::from_utf8_lossy(output)
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
+/// The steps of a traced message that have a time, in their order.
+fn steps_of(story: &Value) -> Vec<&str> {
+    let steps = story["steps"].as_array().unwrap().iter();
+    steps
+        .filter(|step| step["time"] != "-")
+        .map(|step| step["step"].as_str().unwrap())
         .collect()
-}
-
-#[track_caller]
-fn level<'a>(findings: &'a [Value], check: &str) -> &'a str {
-    findings
-        .iter()
-        .find(|finding| finding["check"] == check)
-        .unwrap_or_else(|| panic!("no {check}: {findings:?}"))["level"]
-        .as_str()
-        .unwrap()
 }
 
 #[test]
@@ -82,46 +74,6 @@ fn shells_and_man_get_their_files() {
         "the main page has the exit codes"
     );
     assert!(pages.join("trunkline-session-list.1").exists());
-}
-
-#[test]
-fn doctor_names_what_is_wrong_without_a_daemon_and_how_to_mend_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("state");
-    std::fs::create_dir(&state).unwrap();
-    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let kek = dir.path().join("kek");
-    std::fs::write(&kek, "short").unwrap();
-    let file = dir.path().join("trunkline.toml");
-    // Nobody listens on port 9 of this machine.
-    let text = format!(
-        "state_dir = \"{}\"\n[multidevice]\nendpoint = \"wss://127.0.0.1:9/ws\"\n[keys]\nsource = \"file\"\nfile = \"{}\"\n",
-        state.display(),
-        kek.display()
-    );
-    std::fs::write(&file, text).unwrap();
-    let doctor = |arguments: &[&str]| {
-        let mut command = trunkline();
-        command.arg("doctor").arg("--config").arg(&file);
-        command.args(arguments).output().unwrap()
-    };
-    let output = doctor(&["--output", "json"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let found = findings(&output.stdout);
-    assert_eq!(level(&found, "configuration"), "ok");
-    for check in ["state", "key", "endpoint", "daemon"] {
-        assert_eq!(level(&found, check), "problem", "{found:?}");
-    }
-    for finding in found.iter().filter(|finding| finding["level"] != "ok") {
-        assert_ne!(finding["fix"], "", "{finding}");
-    }
-    let text = String::from_utf8(doctor(&[]).stdout).unwrap();
-    assert!(text.contains("fix: chmod 700"), "{text}");
-    let offline = findings(&doctor(&["--offline", "--output", "json"]).stdout);
-    assert!(offline.iter().all(|finding| finding["check"] != "endpoint"));
-
-    std::fs::write(&file, "[store]\ncahce = \"1MiB\"\n").unwrap();
-    assert_eq!(doctor(&[]).status.code(), Some(78));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,15 +136,19 @@ async fn a_message_is_traced_both_ways() {
     })
     .await;
     let story = trace(id);
-    let steps: Vec<&str> = story["steps"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|step| step["step"].as_str().unwrap())
-        .collect();
+    let steps = steps_of(&story);
     for step in ["accepted", "queued", "sending", "sent", "delivered"] {
         assert!(steps.contains(&step), "{story}");
     }
+    assert!(!steps.contains(&"read"), "nobody has opened it: {story}");
+    let shown: Vec<_> = customer.inbox().into_iter().map(|seen| seen.id).collect();
+    customer.mark_read(&shown);
+    eventually("it is read", PATIENCE, async || {
+        verdict(id).contains("has seen it")
+    })
+    .await;
+    let story = trace(id);
+    assert_eq!(steps_of(&story).last(), Some(&"read"), "{story}");
 
     eventually("the answer has come", PATIENCE, async || {
         String::from_utf8_lossy(&run(&["events", "--type", "message"]).stdout).contains("got it")
@@ -201,11 +157,10 @@ async fn a_message_is_traced_both_ways() {
     assert!(verdict(CUSTOMER).contains("has not confirmed"));
     consume(&daemon).await;
     let story = trace(CUSTOMER);
-    let timed = |step: &str| {
-        let mut steps = story["steps"].as_array().unwrap().iter();
-        steps.any(|known| known["step"] == step && known["time"] != "-")
-    };
-    assert!(timed("leased") && timed("acknowledged"), "{story}");
+    let steps = steps_of(&story);
+    for step in ["leased", "acknowledged"] {
+        assert!(steps.contains(&step), "{story}");
+    }
     assert!(verdict(CUSTOMER).contains("took it"));
     let text = run(&["trace", CUSTOMER]);
     let text = String::from_utf8(text.stdout).unwrap();
@@ -227,12 +182,6 @@ async fn a_message_is_traced_both_ways() {
         "{said}"
     );
 
-    // A daemon that runs and reaches its server: nothing must be done.
-    let output = run(&["doctor", "--output", "json"]);
-    let found = findings(&output.stdout);
-    for check in ["daemon", "endpoint", "sessions", "state"] {
-        assert_eq!(level(&found, check), "ok", "{found:?}");
-    }
     assert_eq!(daemon.stop().await, Some(0));
     simulator.shutdown().await;
 }
