@@ -175,6 +175,41 @@ fn licences_are_where_they_are_promised() {
     }
 }
 
+/// Lines of a program that say something: no remarks, no imports, no mere brackets.
+fn code_lines(text: &str) -> usize {
+    let aside = ["//", "#", "use ", "import ", "from "];
+    let mut lines: Vec<_> = text.lines().map(str::trim).collect();
+    if let Some(end) = lines.iter().rposition(|line| line.ends_with("\"\"\"")) {
+        // Python's remark on the whole program.
+        lines.drain(..=end);
+    }
+    let counts = |line: &&&str| {
+        line.contains(char::is_alphanumeric) && !aside.iter().any(|mark| line.starts_with(mark))
+    };
+    lines.iter().filter(counts).count()
+}
+
+#[test]
+fn examples_are_short_and_free_to_copy() {
+    let mut cores = 0;
+    for file in tracked() {
+        let is_code = [".rs", ".py", ".mjs"].iter().any(|end| file.ends_with(end));
+        if !file.starts_with("examples/") || !is_code {
+            continue;
+        }
+        let text = read(&file);
+        let first = text.lines().next().unwrap_or_default();
+        let said = first.trim_start_matches(['/', '#', ' ']);
+        assert_eq!(said, "SPDX-License-Identifier: Apache-2.0", "{file}");
+        if file.ends_with("/core.py") || file.ends_with("/core.mjs") || file.ends_with("/main.rs") {
+            let lines = code_lines(&text);
+            assert!((10..=40).contains(&lines), "{file} has {lines} lines");
+            cores += 1;
+        }
+    }
+    assert_eq!(cores, 3, "one in each language");
+}
+
 /// Panics unless the file (name, text) is what it should be.
 type Check = fn(&str, &str);
 
