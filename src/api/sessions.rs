@@ -382,6 +382,7 @@ impl SessionService for SessionsApi {
         let found = call.workspace.sessions().get(&call.name.session).await;
         found.map_err(ApiError::from)?;
         let steps = self.sessions.pair(&call.name, by).await?;
+        tracing::info!(request_id = call.message.request_id, "a pairing begins");
         let stream = pairing::stream(
             steps,
             pairing::Show {

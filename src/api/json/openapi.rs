@@ -12,6 +12,11 @@ use super::file;
 use super::rules::Rule;
 use super::upload;
 
+const MAPPING: &str = "The API of the connection manager in JSON: protobuf's own JSON mapping of package trunkline.v1. Unknown fields are refused; 64-bit integers are strings.";
+
+/// For whoever looks for the one method that has no rule.
+const PULL: &str = "Everything that gRPC has is here but `EventService.Pull`, whose client speaks while it listens: instead of it, LeaseEvents (`POST /v1/{subscription}:lease`) takes events of a subscription and SettleLeases (`POST /v1/{subscription}:settle`) acknowledges them.";
+
 /// Describes what the rules serve.
 pub(super) fn describe(pool: &DescriptorPool, rules: &[Rule]) -> Value {
     let mut schemas = Schemas::new(pool);
@@ -37,7 +42,7 @@ pub(super) fn describe(pool: &DescriptorPool, rules: &[Rule]) -> Value {
         "info": {
             "title": "Trunkline",
             "version": "v1",
-            "description": "The API of the connection manager in JSON: protobuf's own JSON mapping of package trunkline.v1. Unknown fields are refused; 64-bit integers are strings.",
+            "description": format!("{MAPPING} {PULL}"),
             "license": { "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0" },
         },
         "security": [{ "bearer": [] }],
