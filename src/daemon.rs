@@ -35,7 +35,7 @@ use crate::provider::multidevice::{MultideviceProvider, SIMULATOR_BUILD};
 use crate::session::{Supervisor, SupervisorOptions};
 use crate::store::keyring::{KekSource, Keks};
 use crate::store::sled::SledEngine;
-use crate::store::{Store, StoreOptions};
+use crate::store::{Retention, Store, StoreOptions};
 use crate::telemetry::{self, LogControl};
 
 pub use crate::store::backup::{Archive, Recipients, RestoreError, Restored, Unlock};
@@ -93,8 +93,8 @@ pub struct Daemon {
     heart: Heart,
     /// What it was started with.
     config: Config,
-    /// How long events stay; a reload may change it.
-    journal_max_age: watch::Sender<Duration>,
+    /// What journals may hold; a reload may change it.
+    retention: watch::Sender<Retention>,
     /// Of the API on the network, if it speaks TLS.
     certificate: Option<Arc<Certificate>>,
     /// The API, until it is shut down.
@@ -219,10 +219,10 @@ impl Daemon {
         serving.cancel();
         addresses.grpc = api.tcp();
         addresses.socket = api.socket().map(Path::to_owned);
-        let (journal_max_age, current_max_age) = watch::channel(config.store.journal_max_age);
+        let (retention, current) = watch::channel(settings::retention(config));
         background.spawn(upkeep::run(
             store.clone(),
-            current_max_age,
+            current,
             background.soft().clone(),
         ));
         background.spawn(lag::run(store.clone(), clock, background.soft().clone()));
@@ -234,7 +234,7 @@ impl Daemon {
             vitals,
             heart,
             config: config.clone(),
-            journal_max_age,
+            retention,
             certificate: api.certificate().cloned(),
             api: Mutex::new(api),
             shutdown,
@@ -264,7 +264,7 @@ impl Daemon {
             sources,
             self.config.clone(),
             logs,
-            self.journal_max_age.clone(),
+            self.retention.clone(),
             self.certificate.clone(),
         )
     }

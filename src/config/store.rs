@@ -27,6 +27,12 @@ pub struct Store {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub journal_max_age: Duration,
+    /// What the journal of one workspace may take on disk, before the engine's overhead. Beyond, history
+    /// that every subscription has confirmed goes first; if that is not enough, the workspace's sessions
+    /// are disconnected, so that WhatsApp queues for them until events are confirmed. Nothing is dropped.
+    #[serde(with = "size")]
+    #[schemars(with = "size::Text")]
+    pub journal_max_size: u64,
 }
 
 impl Default for Store {
@@ -35,6 +41,7 @@ impl Default for Store {
             cache: 64 << 20,
             commit_timeout: Duration::from_secs(20),
             journal_max_age: Duration::from_hours(30 * 24),
+            journal_max_size: 10 << 30,
         }
     }
 }
@@ -57,6 +64,11 @@ impl Store {
             self.journal_max_age,
             3600,
             3650 * 86_400,
+        );
+        problems.require(
+            ((1 << 20)..=(1 << 50)).contains(&self.journal_max_size),
+            "store.journal_max_size",
+            "is outside 1MiB to 1048576GiB; 10GiB hold some ten million events",
         );
     }
 }

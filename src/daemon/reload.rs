@@ -1,17 +1,22 @@
 //! What of the configuration can change while the daemon runs, and what needs a restart.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::settings;
 use crate::api::tls::Certificate;
 use crate::config::{Config, ConfigError, Sources, load};
+use crate::store::Retention;
 use crate::telemetry::{LogControl, TelemetryError};
 
 /// The keys that take effect at once; every other needs a restart.
-pub const LIVE_KEYS: [&str; 2] = ["log.level", "store.journal_max_age"];
+pub const LIVE_KEYS: [&str; 3] = [
+    "log.level",
+    "store.journal_max_age",
+    "store.journal_max_size",
+];
 
 /// What a reload calls a certificate whose files have changed.
 const CERTIFICATE: &str = "listen.tls_certificate";
@@ -23,7 +28,7 @@ pub struct Reloader {
     /// What the daemon runs with.
     running: Config,
     logs: LogControl,
-    journal_max_age: watch::Sender<Duration>,
+    retention: watch::Sender<Retention>,
     /// Of the network listener, if it speaks TLS.
     certificate: Option<Arc<Certificate>>,
 }
@@ -55,14 +60,14 @@ impl Reloader {
         sources: Sources,
         running: Config,
         logs: LogControl,
-        journal_max_age: watch::Sender<Duration>,
+        retention: watch::Sender<Retention>,
         certificate: Option<Arc<Certificate>>,
     ) -> Self {
         Self {
             sources,
             running,
             logs,
-            journal_max_age,
+            retention,
             certificate,
         }
     }
@@ -76,10 +81,11 @@ impl Reloader {
         let loaded = load(&self.sources)?;
         let changed = differences(&self.running, &loaded.config);
         self.logs.set_level(&loaded.config.log)?;
-        self.journal_max_age
-            .send_replace(loaded.config.store.journal_max_age);
+        self.retention
+            .send_replace(settings::retention(&loaded.config));
         self.running.log.level = loaded.config.log.level;
         self.running.store.journal_max_age = loaded.config.store.journal_max_age;
+        self.running.store.journal_max_size = loaded.config.store.journal_max_size;
         let (mut applied, pending): (Vec<_>, _) = changed
             .into_iter()
             .partition(|key| LIVE_KEYS.contains(&key.as_str()));

@@ -8,6 +8,7 @@ use crate::api::tls::TlsFiles;
 use crate::config::{Config, KeySource};
 use crate::provider::multidevice::MultideviceConfig;
 use crate::session::SessionConfig;
+use crate::store::Retention;
 use crate::store::keyring::KekSource;
 use crate::store::media::MediaOptions;
 
@@ -41,6 +42,14 @@ pub(super) fn multidevice(config: &Config) -> Result<MultideviceConfig, BindErro
         settings.extra_roots = certificates.iter().map(|der| der.to_vec()).collect();
     }
     Ok(settings)
+}
+
+/// What a workspace's journal may hold.
+pub(super) fn retention(config: &Config) -> Retention {
+    Retention {
+        max_age: Some(config.store.journal_max_age),
+        max_bytes: Some(config.store.journal_max_size),
+    }
 }
 
 /// The session layer's settings.

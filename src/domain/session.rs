@@ -157,6 +157,8 @@ pub enum Cause {
         /// A short technical detail without personal data.
         detail: String,
     },
+    /// The workspace's journal is full: closed, so that the provider queues what arrives.
+    WorkspaceFull,
     /// Our own code failed (a contained panic, for instance).
     Internal {
         /// A short technical detail without personal data.

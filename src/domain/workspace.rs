@@ -16,4 +16,8 @@ pub struct Workspace {
     pub created_at: Timestamp,
     /// Changes with every update; given back by clients for optimistic concurrency.
     pub etag: String,
+    /// Its journal is above the size limit although all confirmed history is gone: its sessions are
+    /// kept disconnected, so that the provider queues for them.
+    #[serde(default)]
+    pub full: bool,
 }

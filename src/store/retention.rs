@@ -59,6 +59,11 @@ impl WorkspaceStore {
         if let Some(limit) = retention.max_bytes {
             over_limit = self.shrink(limit).await?;
         }
+        self.0.full.send_if_modified(|full| {
+            let changed = *full != over_limit;
+            *full = over_limit;
+            changed
+        });
         let after = self.journal().size().await?;
         let appended = after.newest - before.newest;
         Ok(Enforced {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use prost::Message;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, Scan, Version};
@@ -69,6 +70,7 @@ impl WorkspaceRow {
             display_name: self.display_name.clone(),
             created_at: Timestamp(self.created_at),
             etag: etag(version),
+            full: false,
         })
     }
 }
@@ -97,6 +99,8 @@ pub(super) struct Inner {
     pub(super) sessions: DashMap<SessionId, SessionStore>,
     /// Cancelled when the workspace has been deleted: what reads it must end.
     pub(super) gone: CancellationToken,
+    /// Whether the journal is above its size limit and cannot be made smaller.
+    pub(super) full: watch::Sender<bool>,
     /// One lock per subscription: its rows are read, changed and written back.
     pub(super) subscription_locks: DashMap<SubscriptionId, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -132,6 +136,7 @@ impl WorkspaceStore {
             root,
             sessions: DashMap::new(),
             gone: CancellationToken::new(),
+            full: watch::Sender::new(false),
             subscription_locks: DashMap::new(),
         })))
     }
@@ -144,6 +149,12 @@ impl WorkspaceStore {
     /// Cancelled when the workspace has been deleted.
     pub fn gone(&self) -> &CancellationToken {
         &self.0.gone
+    }
+
+    /// Whether the journal is above the size limit that was last enforced, although everything that
+    /// is confirmed has gone. Not stored: the first [`Self::enforce`] after a start finds it again.
+    pub fn full(&self) -> watch::Receiver<bool> {
+        self.0.full.subscribe()
     }
 
     /// The session records.

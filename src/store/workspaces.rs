@@ -138,7 +138,14 @@ impl Store {
             .map_err(StoreError::from)?;
         let sealed = sealed.ok_or_else(|| LookupError::NotFound { what: id.name() })?;
         let row: WorkspaceRow = self.0.system.open(&key, &sealed)?;
-        Ok(row.to_domain(Version::of(&sealed))?)
+        Ok(self.shown(row.to_domain(Version::of(&sealed))?))
+    }
+
+    /// With what is known only while the daemon runs.
+    fn shown(&self, mut workspace: Workspace) -> Workspace {
+        let open = self.0.workspaces.get(&workspace.id);
+        workspace.full = open.is_some_and(|open| *open.0.full.borrow());
+        workspace
     }
 
     /// Lists workspaces in the order of their creation.
@@ -159,7 +166,7 @@ impl Store {
         for (key, sealed) in &page.rows {
             let row: WorkspaceRow = self.0.system.open(key, sealed)?;
             last = Some(row.number);
-            items.push(row.to_domain(Version::of(sealed))?);
+            items.push(self.shown(row.to_domain(Version::of(sealed))?));
         }
         let next = last
             .filter(|_| page.more)
@@ -208,7 +215,7 @@ impl Store {
             let (mut row, key) = self.row_in(&mut txn, id, expected).await?;
             display_name.clone_into(&mut row.display_name);
             let version = txn.put(&self.0.system, key, &row)?;
-            let workspace = row.to_domain(version)?;
+            let workspace = self.shown(row.to_domain(version)?);
             if let Some(remember) = remember {
                 remember.put_in(&mut txn, &workspace)?;
             }

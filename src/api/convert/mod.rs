@@ -51,6 +51,7 @@ pub(super) fn workspace(workspace: Workspace) -> pb::Workspace {
         display_name: workspace.display_name,
         create_time: Some(moment(workspace.created_at)),
         etag: workspace.etag,
+        full: workspace.full,
     }
 }
 

@@ -109,6 +109,7 @@ pub(super) fn cause(cause: &Cause) -> pb::Cause {
         Cause::PairingExpired => CauseKind::PairingExpired,
         Cause::PairingFailed { .. } => CauseKind::PairingFailed,
         Cause::StoreFailed { .. } => CauseKind::StoreFailed,
+        Cause::WorkspaceFull => CauseKind::WorkspaceFull,
         Cause::Internal { .. } => CauseKind::Internal,
     };
     let mut shown = pb::Cause {

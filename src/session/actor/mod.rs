@@ -13,7 +13,7 @@ mod signals;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use self::attempt::{Attempt, OpenLine};
@@ -26,7 +26,7 @@ use super::state::{Facts, Illegal, Input, Now, State};
 use super::status::Cell;
 use crate::domain::clock::Timestamp;
 use crate::domain::person::Person;
-use crate::domain::session::Cause;
+use crate::domain::session::{Cause, Connection};
 use crate::provider::contract::{FetchError, Line, Provider, SendError};
 use crate::store::{LookupError, SessionStore, StoreError};
 
@@ -81,6 +81,8 @@ pub(super) struct Actor {
     permit: Option<Permit>,
     online: Option<Online>,
     pairing: Option<mpsc::Sender<PairingUpdate>>,
+    /// Whether the workspace has no room for what would arrive.
+    full: watch::Receiver<bool>,
     since: Timestamp,
     last_cause: Option<Cause>,
     last_online: Option<Timestamp>,
@@ -99,6 +101,8 @@ enum Event {
     AttemptOverdue,
     Online(online::Event),
     PairingAbandoned,
+    /// The workspace became full, or has room again.
+    Full,
     Timer,
     Upkeep,
 }
@@ -132,6 +136,7 @@ impl Actor {
             State::restored(facts)
         };
         parts.cell.holds.load(&store).await?;
+        let full = store.workspace().full();
         let (now, elapsed) = (parts.fleet.clock.now(), parts.fleet.clock.elapsed());
         Ok(Self {
             parts,
@@ -147,6 +152,7 @@ impl Actor {
             permit: None,
             online: None,
             pairing: None,
+            full,
             since: now,
             last_cause: None,
             last_online: None,
@@ -189,6 +195,7 @@ impl Actor {
                     self.pairing = None;
                     self.feed(Input::CancelPairing).await?;
                 }
+                Event::Full => self.room_changed().await?,
                 Event::Timer => self.feed(Input::Timer).await?,
                 Event::Upkeep => self.upkeep().await?,
             }
@@ -213,10 +220,23 @@ impl Actor {
             permit = granted(&mut self.ticket) => Event::Admitted(permit),
             event = online::next(&mut self.online, elapsed) => Event::Online(event),
             () = abandoned(self.pairing.as_ref()) => Event::PairingAbandoned,
+            Ok(()) = self.full.changed() => Event::Full,
             () = sleep(overdue) => Event::AttemptOverdue,
             () = sleep(timer) => Event::Timer,
             () = sleep(upkeep) => Event::Upkeep,
         }
+    }
+
+    /// The workspace became full, or has room again.
+    async fn room_changed(&mut self) -> Result<(), Exit> {
+        if !*self.full.borrow_and_update() {
+            return self.feed(Input::Room).await;
+        }
+        // A pairing goes on: its phone may have accepted already.
+        if self.state.connection() != Connection::Pairing {
+            self.close(Some(Cause::WorkspaceFull));
+        }
+        Ok(())
     }
 
     async fn told(&mut self, message: Message) -> Result<(), Exit> {

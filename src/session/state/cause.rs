@@ -21,6 +21,8 @@ pub enum Class {
     Timed,
     /// The pairing came to nothing.
     Pairing,
+    /// No room for what would arrive: wait until there is.
+    Full,
     /// Our own fault: back off, and give up when it repeats.
     Internal,
 }
@@ -44,6 +46,7 @@ pub fn classify(cause: &Cause, was_online: bool) -> Class {
         }
         Cause::Banned { until: Some(_), .. } => Class::Timed,
         Cause::PairingExpired | Cause::PairingFailed { .. } => Class::Pairing,
+        Cause::WorkspaceFull => Class::Full,
         Cause::Internal { .. } => Class::Internal,
     }
 }
@@ -65,6 +68,7 @@ pub fn name(cause: &Cause) -> &'static str {
         Cause::PairingExpired => "pairing_expired",
         Cause::PairingFailed { .. } => "pairing_failed",
         Cause::StoreFailed { .. } => "store_failed",
+        Cause::WorkspaceFull => "workspace_full",
         Cause::Internal { .. } => "internal",
     }
 }

@@ -119,6 +119,8 @@ pub enum Input {
     InitialSyncDone,
     /// The attempt ended.
     Ended(Cause),
+    /// The workspace is no longer full.
+    Room,
     /// The time given by [`State::wake_at`] has come.
     Timer,
 }

@@ -24,6 +24,7 @@ fn cause() -> impl Strategy<Value = Cause> {
         1 => Just(Cause::Banned { code: 101, until: None }),
         1 => Just(Cause::PairingExpired),
         1 => Just(Cause::PairingFailed { reason: "NOT_PAIRED".into() }),
+        1 => Just(Cause::WorkspaceFull),
         1 => Just(Cause::StoreFailed { detail: "x".into() }),
         2 => Just(Cause::Internal { detail: "panic".into() }),
     ]

@@ -88,6 +88,12 @@ impl State {
             Input::Online => self.online(turn),
             Input::InitialSyncDone => self.facts.initial_sync_owed = false,
             Input::Ended(cause) => self.ended(&cause, turn),
+            Input::Room => {
+                if self.waits_for_room() {
+                    self.failures = 0;
+                    self.ask(Goal::Login, turn);
+                }
+            }
             Input::Timer => {
                 if self.wake_at().is_some_and(|due| turn.now.elapsed >= due) {
                     if let Some(Halt::Banned { .. }) = self.facts.halt {
@@ -98,6 +104,19 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn waits_for_room(&self) -> bool {
+        matches!(
+            &self.phase,
+            Phase::Waiting {
+                shown: Connection::Backoff {
+                    reason: Cause::WorkspaceFull,
+                    ..
+                },
+                ..
+            }
+        )
     }
 
     fn boot(&mut self, crashes: u32, reason: String, turn: &mut Turn<'_>) {
@@ -217,7 +236,7 @@ impl State {
                     return self.ask(Goal::Login, turn);
                 }
                 Class::Internal => self.pairing_trouble = Some("INTERNAL".into()),
-                Class::Fleet | Class::Terminal | Class::Timed | Class::Pairing => {
+                Class::Fleet | Class::Terminal | Class::Timed | Class::Pairing | Class::Full => {
                     self.abandon_pairing(cause, turn);
                     return self.settle(turn);
                 }
@@ -235,6 +254,7 @@ impl State {
             | Class::Transient
             | Class::RateLimited
             | Class::Fleet
+            | Class::Full
             | Class::Internal => self.settle_after(Some(cause), turn),
         }
     }
@@ -279,6 +299,7 @@ impl State {
             Cause::LoggedOut { .. } => "LINK_REFUSED".into(),
             Cause::Banned { .. } => "BANNED".into(),
             Cause::Outdated => "CLIENT_OUTDATED".into(),
+            Cause::WorkspaceFull => "WORKSPACE_FULL".into(),
             _ => "CONNECTION_LOST".into(),
         };
         self.discard(&reason, turn);
@@ -361,7 +382,7 @@ impl State {
         }
         self.failures = self.failures.saturating_add(1);
         let backoff = match cause {
-            Cause::RateLimited | Cause::Outdated => turn.rules.slow,
+            Cause::RateLimited | Cause::Outdated | Cause::WorkspaceFull => turn.rules.slow,
             _ => turn.rules.backoff,
         };
         let delay = backoff.delay(self.failures, turn.entropy);

@@ -8,5 +8,6 @@ mod fleet;
 mod groups;
 mod pairing;
 mod receiving;
+mod room;
 mod sending;
 mod uploading;
