@@ -36,6 +36,9 @@ pub enum Fault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expire: Option<u64>,
     },
+    /// IK handshakes of returning devices are declined, as after a change of the server's key: the server
+    /// answers in the XX shape and both go on as `XXfallback`.
+    DeclineIk,
     /// Requests for a pairing code are answered with this error. The clients that make them are not
     /// linked, so only `all` covers them.
     RefuseCode {
@@ -86,6 +89,7 @@ impl Fault {
             Self::Replaced => "replaced",
             Self::XmlNotWellFormed => "xml_not_well_formed",
             Self::ConnectFailure { .. } => "connect_failure",
+            Self::DeclineIk => "decline_ik",
             Self::RefuseCode { .. } => "refuse_code",
             Self::Delay { .. } => "delay",
             Self::WithholdAcks => "withhold_acks",

@@ -15,7 +15,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use support::{Device, PATIENCE, person, simulator, simulator_with};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use trunkline_simulator::{Fact, Fault, FaultSpec, FaultTarget, NoisePattern, SimulatorConfig};
+use trunkline_simulator::{
+    Fact, Fault, FaultSpec, FaultTarget, NoisePattern, Simulator, SimulatorConfig,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wss_is_trusted_through_the_served_root_only() {
@@ -62,6 +64,51 @@ async fn only_the_chat_path_is_served() {
     simulator.shutdown().await;
 }
 
+/// How the handshakes so far completed, in order.
+fn handshakes(simulator: &Simulator) -> Vec<NoisePattern> {
+    let ledger = simulator.ledger();
+    let patterns = ledger.facts().filter_map(|fact| match fact {
+        Fact::Handshake { pattern, .. } => Some(*pattern),
+        _ => None,
+    });
+    patterns.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_ik_is_declined_falls_back_to_xx_and_returns_by_ik() {
+    let simulator = simulator().await;
+    let owner = person(&simulator, 1);
+    let customer = person(&simulator, 2);
+    let device = Device::new(simulator.ws_url()).await;
+    device.pair(&owner).await;
+    let again = async || {
+        simulator
+            .fault(FaultSpec {
+                target: FaultTarget::All,
+                fault: Fault::Close,
+                times: None,
+            })
+            .unwrap();
+        device.ended().await;
+        device.connect().await;
+        *handshakes(&simulator).last().unwrap()
+    };
+    assert_eq!(again().await, NoisePattern::Ik);
+    simulator
+        .fault(FaultSpec {
+            target: FaultTarget::Account(owner.phone()),
+            fault: Fault::DeclineIk,
+            times: Some(1),
+        })
+        .unwrap();
+    assert_eq!(again().await, NoisePattern::XxFallback);
+    // The channel that came of it carries messages both ways.
+    customer.send_text(&owner.phone(), "still there?").unwrap();
+    device.text("still there?").await;
+    assert_eq!(again().await, NoisePattern::Ik);
+    simulator.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_returning_device_uses_ik() {
     let simulator = simulator().await;
@@ -77,14 +124,7 @@ async fn a_returning_device_uses_ik() {
         .unwrap();
     device.ended().await;
     device.connect().await;
-    let patterns: Vec<NoisePattern> = simulator
-        .ledger()
-        .facts()
-        .filter_map(|fact| match fact {
-            Fact::Handshake { pattern, .. } => Some(*pattern),
-            _ => None,
-        })
-        .collect();
+    let patterns = handshakes(&simulator);
     // The library caches the server's key only once it is logged in.
     assert_eq!(patterns.first(), Some(&NoisePattern::Xx));
     assert_eq!(patterns.last(), Some(&NoisePattern::Ik));

@@ -1,7 +1,7 @@
 //! Linking, the handshakes before it, and coming back.
 
 use serde_json::json;
-use trunkline_simulator::{Fact, NoisePattern};
+use trunkline_simulator::{Fact, Fault, FaultSpec, FaultTarget, NoisePattern};
 
 use crate::peer::Peer;
 use crate::world::{World, is_text, jid};
@@ -30,6 +30,31 @@ async fn it_pairs_over_xx_and_comes_back_over_ik() {
     zapo.ask("resume", json!({})).await;
     zapo.event("open", |_| true).await;
     assert_eq!(handshakes(&world)[2..], [NoisePattern::Ik]);
+    world.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_falls_back_to_xx_when_its_ik_is_declined() {
+    let world = World::new().await;
+    let mut zapo = world.linked_zapo(&world.shop, "shop").await;
+    let declined = FaultSpec {
+        target: FaultTarget::Account(world.shop.phone()),
+        fault: Fault::DeclineIk,
+        times: Some(1),
+    };
+    world.simulator.fault(declined).unwrap();
+    for pattern in [NoisePattern::XxFallback, NoisePattern::Ik] {
+        zapo.ask("pause", json!({})).await;
+        zapo.ask("resume", json!({})).await;
+        zapo.event("open", |_| true).await;
+        assert_eq!(handshakes(&world).last(), Some(&pattern));
+        let text = format!("by {pattern:?}");
+        world
+            .customer
+            .send_text(&world.shop.phone(), &text)
+            .unwrap();
+        zapo.event("message", is_text(&text)).await;
+    }
     world.assert_clean();
 }
 

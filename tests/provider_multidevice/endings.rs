@@ -5,7 +5,7 @@ use std::time::Duration;
 use trunkline::domain::session::Cause;
 use trunkline::provider::contract::ProbeError;
 use trunkline::provider::multidevice::MultideviceConfig;
-use trunkline_simulator::Fault;
+use trunkline_simulator::{Fact, Fault, NoisePattern};
 
 use crate::world::World;
 
@@ -26,6 +26,17 @@ async fn ends_of_an_open_connection_have_their_causes() {
         (stream_error(429), Cause::RateLimited),
         (Fault::Replaced, Cause::Replaced),
         (stream_error(409), Cause::Replaced),
+        (stream_error(440), Cause::Replaced),
+        (stream_error(405), Cause::Outdated),
+        (
+            stream_error(402),
+            Cause::Banned {
+                code: 402,
+                until: None,
+            },
+        ),
+        (stream_error(403), Cause::LoggedOut { code: 403 }),
+        (stream_error(406), Cause::LoggedOut { code: 406 }),
     ];
     for (fault, cause) in harmless {
         world.fault(fault.clone(), None);
@@ -41,6 +52,8 @@ async fn ends_of_an_open_connection_have_their_causes() {
     for (fault, code) in [
         (stream_error(503), Some(503)),
         (stream_error(500), Some(500)),
+        (stream_error(408), Some(408)),
+        (stream_error(411), Some(411)),
         (Fault::XmlNotWellFormed, None),
     ] {
         world.fault(fault.clone(), None);
@@ -77,7 +90,7 @@ async fn refused_logins_have_their_causes() {
     }
     assert_eq!(refuse(405, None, None).await, Cause::Outdated);
     assert_eq!(refuse(429, None, None).await, Cause::RateLimited);
-    for reason in [500, 503, 409] {
+    for reason in [500, 503, 408, 409, 411] {
         let cause = refuse(reason, None, None).await;
         assert_eq!(code_of(&cause), Some(u32::from(reason)));
     }
@@ -91,6 +104,38 @@ async fn refused_logins_have_their_causes() {
     let run = world.login();
     world.sink.online().await;
     assert_eq!(run.stop().await, Cause::Requested, "credentials survived");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_declined_ik_is_only_another_handshake() {
+    let (mut world, mut run) = World::online(|_| {}).await;
+    let pattern = |world: &World| {
+        let ledger = world.simulator.ledger();
+        let last = ledger.facts().rev().find_map(|fact| match fact {
+            Fact::Handshake { pattern, .. } => Some(*pattern),
+            _ => None,
+        });
+        last.unwrap()
+    };
+    for wanted in [NoisePattern::Ik, NoisePattern::XxFallback, NoisePattern::Ik] {
+        assert_eq!(run.stop().await, Cause::Requested);
+        if wanted == NoisePattern::XxFallback {
+            world.fault(Fault::DeclineIk, Some(1));
+        }
+        world.reopen().await;
+        run = world.login();
+        world.sink.online().await;
+        assert_eq!(pattern(&world), wanted);
+    }
+    // The channel that came of it is as good as another.
+    let customer = world.customer.phone();
+    let id = world.send(&format!("+{customer}"), "hello").await.unwrap();
+    world
+        .until("the message is on the phone", |truth| {
+            truth.inbox(&customer).iter().any(|shown| shown.id == id)
+        })
+        .await;
+    assert_eq!(run.stop().await, Cause::Requested);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,12 +96,15 @@ impl Directory {
             .with_device(key.device)
     }
 
-    /// Whether a linked device has this Noise key (then IK may be accepted).
-    pub(crate) fn knows_noise_key(&self, key: &[u8; 32]) -> bool {
-        self.accounts
-            .iter()
-            .flat_map(|account| account.devices.values())
-            .any(|device| device.noise_public.as_ref() == Some(key))
+    /// The linked device with this Noise key.
+    pub(crate) fn by_noise_key(&self, key: &[u8; 32]) -> Option<DeviceKey> {
+        self.ids().find_map(|account| {
+            let devices = &self.account(account).devices;
+            let device = devices
+                .iter()
+                .find(|(_, device)| device.noise_public.as_ref() == Some(key));
+            device.map(|(&device, _)| DeviceKey { account, device })
+        })
     }
 
     /// A prekey bundle of `key`, consuming one one-time prekey.

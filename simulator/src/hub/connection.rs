@@ -104,6 +104,14 @@ impl Hub {
         (id, rx)
     }
 
+    /// Whether a client with this Noise key may go on by IK. Another is answered in the XX shape.
+    pub(crate) fn accepts_ik(&mut self, key: &[u8; 32]) -> bool {
+        let Some(device) = self.directory.by_noise_key(key) else {
+            return false;
+        };
+        !self.strike(device, &Fault::DeclineIk)
+    }
+
     pub(crate) fn handshake_done(&mut self, id: ConnectionId, pattern: NoisePattern) {
         self.record(Fact::Handshake {
             connection: id.0,

@@ -192,7 +192,7 @@ impl Hub {
     }
 
     /// Uses up one occurrence of a condition without parameters.
-    fn strike(&mut self, device: DeviceKey, wanted: &Fault) -> bool {
+    pub(super) fn strike(&mut self, device: DeviceKey, wanted: &Fault) -> bool {
         let hit = self
             .faults
             .take(Some(device), |fault| (fault == wanted).then_some(()))

@@ -68,11 +68,12 @@ pub(crate) enum HandshakeFailure {
     Crypto(#[from] HandshakeError),
 }
 
-/// Answers a `ClientHello`. `is_known` says whether a client static key belongs to a linked device.
+/// Answers a `ClientHello`. `accepts` says whether IK is good for the client with this static key: it
+/// belongs to a linked device, and no fault declines it.
 pub(crate) fn on_client_hello(
     identity: &ServerIdentity,
     message: &[u8],
-    is_known: impl FnOnce(&[u8; 32]) -> bool,
+    accepts: impl FnOnce(&[u8; 32]) -> bool,
     rng: &mut ChaCha20Rng,
 ) -> Result<HelloOutcome, HandshakeFailure> {
     let hello = decode(message)?
@@ -90,7 +91,7 @@ pub(crate) fn on_client_hello(
         return answer_xx(identity, &client_ephemeral, NoisePattern::Xx, rng);
     }
     match open_ik(identity, &hello, &client_ephemeral) {
-        Ok(ik) if is_known(&ik.client_static) => ik.accept(identity, &client_ephemeral, rng),
+        Ok(ik) if accepts(&ik.client_static) => ik.accept(identity, &client_ephemeral, rng),
         _ => answer_xx(identity, &client_ephemeral, NoisePattern::XxFallback, rng),
     }
 }

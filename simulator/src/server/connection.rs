@@ -157,8 +157,8 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let hello = link.frame().await?;
     let identity = open.core.identity();
     let mut rng = open.core.handshake_rng(open.id);
-    let known = |key: &[u8; 32]| open.core.with(|hub| hub.directory.knows_noise_key(key));
-    let outcome = on_client_hello(identity, &hello, known, &mut rng).map_err(fault)?;
+    let accepts = |key: &[u8; 32]| open.core.with(|hub| hub.accepts_ik(key));
+    let outcome = on_client_hello(identity, &hello, accepts, &mut rng).map_err(fault)?;
     let established = match outcome {
         HelloOutcome::Accepted(established, reply) => {
             link.send_plain(&reply).await?;
