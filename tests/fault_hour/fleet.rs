@@ -1,36 +1,41 @@
 //! Lines under traffic, struck by one fault after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tonic::transport::Channel;
 use trunkline::pb;
 use trunkline::pb::ConnectionState;
-use trunkline::pb::session_service_client::SessionServiceClient;
-use trunkline_simulator::{
-    Account, Fault, FaultSpec, FaultTarget, NewAccount, Simulator, SimulatorConfig,
-};
+use trunkline::pb::workspace_service_client::WorkspaceServiceClient;
+use trunkline_simulator::{Account, NewAccount, Simulator, SimulatorConfig};
 
 use crate::script::Step;
 use crate::support::core::{
-    self, Paired, arrivals, create_session, journal, pair, request_id, session_name, text_to,
+    self, Paired, WORKSPACE, arrivals, create_session, journal_of, pair, request_id, text_to,
 };
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
-const LINES: usize = 5;
+/// Lines of the default workspace: the ones that are struck.
+pub(crate) const LINES: usize = 5;
+/// The workspace of a line that only a fault of the whole fleet may touch.
+const BYSTANDER: &str = "workspaces/bystander";
+/// Handshakes under way at once.
+pub(crate) const SIMULTANEOUS: usize = 3;
 /// Silence is noticed soon, acks are missed soon, nothing is paced; waits are short, as in an hour there is
 /// no time for fifteen minutes of backoff.
 const CONFIG: &str = "\
-[session]\nlogin_timeout = \"20s\"\n
+[session]\nlogin_timeout = \"20s\"\nack_timeout = \"15s\"\n
+[admission]\nsimultaneous = 3\n
 [stall]\nsilence = \"2s\"\npatience = \"10s\"\n
 [backoff]\nmax = \"5s\"\n
 [pacing]\nper_minute = 60000\nburst = 1000\nrecipient_per_minute = 60000\nrecipient_burst = 1000\n";
 
 /// A number that the daemon holds.
 pub(crate) struct Line {
-    pub(crate) id: String,
+    /// The session: its full name.
+    pub(crate) name: String,
     pub(crate) owner: Account,
     /// Its device on the phone's list.
     pub(crate) device: u16,
@@ -38,12 +43,19 @@ pub(crate) struct Line {
     pub(crate) expected: ConnectionState,
 }
 
+impl Line {
+    /// Its device as the ledger names it.
+    pub(crate) fn label(&self) -> String {
+        format!("{}:{}", self.owner.phone(), self.device)
+    }
+}
+
 pub(crate) struct Fleet {
     pub(crate) simulator: Simulator,
     pub(crate) daemon: Daemon,
     pub(crate) channel: Channel,
     pub(crate) lines: Vec<Line>,
-    customer: Account,
+    pub(crate) customer: Account,
     /// What the customer wrote: stanza ids.
     written: Vec<String>,
     /// What was accepted for sending: stanza ids and resource names.
@@ -67,13 +79,21 @@ impl Fleet {
         daemon.start().await;
         let channel = daemon.channel().await.unwrap();
         let mut lines = Vec::new();
-        for n in 0..LINES {
+        let workspace = pb::CreateWorkspaceRequest {
+            workspace_id: BYSTANDER.replace("workspaces/", ""),
+            request_id: request_id(),
+            ..pb::CreateWorkspaceRequest::default()
+        };
+        let mut workspaces = WorkspaceServiceClient::new(channel.clone());
+        workspaces.create_workspace(workspace).await.unwrap();
+        for n in 0..=LINES {
             let owner = person(&format!("+23480300000{n:02}"), "Shop");
-            let id = format!("line-{n}");
-            create_session(&channel, &id).await;
-            let device = link(&channel, &id, &owner).await;
+            let workspace = if n == LINES { BYSTANDER } else { WORKSPACE };
+            let name = format!("{workspace}/sessions/line-{n}");
+            create_session(&channel, &name).await;
+            let device = link(&channel, &name, &owner).await;
             lines.push(Line {
-                id,
+                name,
                 owner,
                 device,
                 expected: ConnectionState::Online,
@@ -88,7 +108,7 @@ impl Fleet {
             written: Vec::new(),
             sent: BTreeMap::new(),
         };
-        fleet.compare().await;
+        fleet.compare(0).await;
         fleet
     }
 
@@ -100,101 +120,37 @@ impl Fleet {
         self.sent.len()
     }
 
-    /// Strikes, compares while the fault is in force, makes good, and compares again.
+    /// Strikes, looks while the fault lasts, makes good, and compares.
     pub(crate) async fn take(&mut self, step: Step, line: usize) {
         self.talk().await;
-        self.strike(step, line).await;
+        let mark = self.mark();
+        match step {
+            Step::Killed => self.be_killed(line).await,
+            Step::Drained => self.be_drained(line).await,
+            _ => self.strike(step, line).await,
+        }
         if let Some(state) = step.rests_in() {
             self.lines[line].expected = state;
         }
         // Traffic of the others goes on; what is for a line that is away has to wait or is not written.
         self.talk().await;
+        if let Some(during) = step.during() {
+            self.watch(step, line, during, &mark).await;
+        }
         if step.rests_in().is_some() {
-            self.compare().await;
+            self.compare(line).await;
         }
         self.make_good(step, line).await;
-        self.compare().await;
+        self.compare(line).await;
         self.settle().await;
     }
 
-    async fn strike(&mut self, step: Step, line: usize) {
-        let target = match step {
-            Step::CloseAll => FaultTarget::All,
-            _ => FaultTarget::Account(self.lines[line].owner.phone()),
-        };
-        // What is ended for good must have delivered what it had: a new device gets nothing of the old.
-        if step == Step::Unlinked {
-            self.settle().await;
-            let Line { owner, device, .. } = &self.lines[line];
-            owner.unlink(*device).unwrap();
-        }
-        for (fault, times) in step.orders() {
-            self.order(target.clone(), fault, times);
-        }
-        match step {
-            Step::Unreachable => {
-                self.order(FaultTarget::All, Fault::RefuseTcp, Some(4));
-                self.order(FaultTarget::All, Fault::Close, None);
-            }
-            Step::Killed => {
-                self.daemon.kill().await;
-                let line = &self.lines[line];
-                let id = self.customer.send_text(&line.owner.phone(), "while away");
-                self.written.push(id.unwrap());
-                self.daemon.start().await;
-                self.channel = self.daemon.channel().await.unwrap();
-            }
-            Step::Silence => {
-                let (phone, device) = (self.lines[line].owner.phone(), self.lines[line].device);
-                self.until("the silent line was given up", |fleet| {
-                    fleet
-                        .simulator
-                        .look(|truth| !truth.is_online(&phone, device))
-                })
-                .await;
-            }
-            _ => {}
-        }
-    }
-
-    async fn make_good(&mut self, step: Step, line: usize) {
-        if !matches!(
-            step,
-            Step::Late | Step::Muddled | Step::NoAcks | Step::Unreachable
-        ) {
-            self.simulator.clear_faults();
-        }
-        let Some(_) = step.rests_in() else { return };
-        let name = session_name(&self.lines[line].id);
-        if step == Step::Unlinked {
-            let request = pb::LogoutSessionRequest {
-                name,
-                request_id: request_id(),
-                ..pb::LogoutSessionRequest::default()
-            };
-            let mut sessions = SessionServiceClient::new(self.channel.clone());
-            sessions.logout_session(request).await.unwrap();
-            let Line { id, owner, .. } = &self.lines[line];
-            self.lines[line].device = link(&self.channel, id, owner).await;
-        } else {
-            let request = pb::RestartSessionRequest {
-                name,
-                request_id: request_id(),
-                ..pb::RestartSessionRequest::default()
-            };
-            let mut sessions = SessionServiceClient::new(self.channel.clone());
-            sessions.restart_session(request).await.unwrap();
-        }
-        self.lines[line].expected = ConnectionState::Online;
-    }
-
-    fn order(&self, target: FaultTarget, fault: Fault, times: Option<u32>) {
-        let spec = FaultSpec {
-            target,
-            fault,
-            times,
-        };
-        self.simulator.fault(spec).unwrap();
+    /// The customer writes to a line.
+    pub(crate) fn write_to(&mut self, line: usize, text: &str) {
+        let id = self
+            .customer
+            .send_text(&self.lines[line].owner.phone(), text);
+        self.written.push(id.unwrap());
     }
 
     /// A text each way on every line that is to be online.
@@ -207,16 +163,16 @@ impl Fleet {
                 .customer
                 .send_text(&line.owner.phone(), "are you there?");
             self.written.push(id.unwrap());
-            let request = text_to(&line.id, &format!("+{}", self.customer.phone()), "we are");
+            let request = text_to(&line.name, &format!("+{}", self.customer.phone()), "we are");
             let message = core::send(&self.channel, &request).await.unwrap();
             self.sent.insert(message.stanza_id, message.name);
         }
     }
 
     /// Waits until everything written has arrived and everything accepted is on the customer's phone.
-    async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         eventually("everything has arrived", PATIENCE, async || {
-            let here = arrivals(&journal(&self.channel).await.unwrap());
+            let here = self.arrivals().await;
             let shown: Vec<_> = self.customer.inbox().into_iter().map(|m| m.id).collect();
             self.written.iter().all(|id| here.contains_key(id))
                 && self.sent.keys().all(|id| shown.contains(id))
@@ -241,10 +197,20 @@ impl Fleet {
         eventually(what, PATIENCE, async || holds(self)).await;
     }
 
+    /// The events that report each message's arrival, in either workspace.
+    async fn arrivals(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut here = BTreeMap::new();
+        for workspace in [WORKSPACE, BYSTANDER] {
+            let journal = journal_of(&self.channel, workspace).await.unwrap();
+            here.extend(arrivals(&journal));
+        }
+        here
+    }
+
     /// Each message once: one event per arrival, one display per accepted message, and a final state.
     pub(crate) async fn account_for_everything(&self) {
         self.settle().await;
-        let here = arrivals(&journal(&self.channel).await.unwrap());
+        let here = self.arrivals().await;
         for id in &self.written {
             assert_eq!(here[id].len(), 1, "{id} is more than one event");
         }
@@ -267,9 +233,12 @@ impl Fleet {
 }
 
 /// Links a session; the number of the device.
-async fn link(channel: &Channel, id: &str, owner: &Account) -> u16 {
+pub(crate) async fn link(channel: &Channel, name: &str, owner: &Account) -> u16 {
     let mut device = None;
-    let paired = pair(channel, id, |qr| device = Some(owner.scan_qr(qr).unwrap())).await;
+    let paired = pair(channel, name, |qr| {
+        device = Some(owner.scan_qr(qr).unwrap());
+    })
+    .await;
     assert!(matches!(paired, Paired::Linked), "{paired:?}");
     device.unwrap()
 }

@@ -1,6 +1,7 @@
-//! Mixed faults, one after the other, on a fleet under traffic. At every step what the daemon says of
-//! itself (sessions, command line, metrics, health) is compared with what the simulator knows, and in the
-//! end every message of both directions is accounted for.
+//! Mixed faults, one after the other, on a fleet under traffic. While each lasts, and when it is over, what
+//! the daemon says of itself (sessions, command line, metrics, readiness, health of each service) is compared
+//! with what the simulator knows; whom a fault did not strike must not notice. In the end every message of
+//! both directions is accounted for.
 //!
 //! By default each kind of fault comes once. `TRUNKLINE_FAULT_MINUTES=60` goes on for an hour;
 //! `TRUNKLINE_FAULT_SEED` gives another order.
@@ -17,13 +18,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
+mod during;
 mod fleet;
 mod script;
+mod strike;
 mod truth;
+mod voices;
 
 use std::time::{Duration, Instant};
 
-use fleet::Fleet;
+use fleet::{Fleet, LINES};
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use script::Step;
@@ -51,7 +56,7 @@ async fn what_the_daemon_says_is_true_through_every_fault() {
         round.shuffle(&mut rng);
         for step in round {
             steps += 1;
-            let line = rng.random_range(0..fleet.lines.len());
+            let line = rng.random_range(0..LINES);
             eprintln!("step {steps}: {step:?} on line {line}");
             fleet.take(step, line).await;
         }

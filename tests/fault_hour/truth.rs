@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use trunkline::pb::{ConnectionState, LoginState};
 
-use crate::fleet::{Fleet, PATIENCE};
+use crate::fleet::{Fleet, LINES, PATIENCE};
 use crate::support::core::session;
-use crate::support::{eventually, http};
+use crate::support::eventually;
+use crate::voices::Presence;
 
 impl Fleet {
     /// Waits until everything agrees. A daemon may need a moment to notice; it may not stay wrong.
-    pub(crate) async fn compare(&self) {
+    /// At the shell, the session of `struck` is looked at closely, and beside it one that was spared.
+    pub(crate) async fn compare(&self, struck: usize) {
         let mut differs = Vec::new();
         let agreed = tokio::time::timeout(PATIENCE, async {
             eventually("daemon and simulator agree", PATIENCE * 2, async || {
@@ -29,11 +31,11 @@ impl Fleet {
             .args(["session", "list", "--output", "json"])
             .output();
         let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
-        assert_eq!(shown.lines().count(), self.lines.len());
+        assert_eq!(shown.lines().count(), LINES, "of the default workspace");
         for line in shown.lines() {
             let line: Value = serde_json::from_str(line).unwrap();
-            let id = line["name"].as_str().unwrap().rsplit('/').next().unwrap();
-            let known = self.lines.iter().find(|known| known.id == id).unwrap();
+            let known = self.lines.iter().find(|known| line["name"] == known.name);
+            let known = known.unwrap();
             // BACKOFF and CONNECTING alternate while logins are refused.
             if known.expected != ConnectionState::Backoff {
                 assert_eq!(
@@ -43,69 +45,48 @@ impl Fleet {
                 );
             }
         }
+        for line in [struck, (struck + 1) % LINES, LINES] {
+            let expected = self.lines[line].expected;
+            let states = match expected {
+                ConnectionState::Backoff => vec![expected, ConnectionState::Connecting],
+                _ => vec![expected],
+            };
+            self.shows(line, &states).await;
+        }
     }
 
     async fn differences(&self) -> Vec<String> {
         let mut differs = Vec::new();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for line in &self.lines {
-            let said = session(&self.channel, &line.id).await.unwrap();
+            let said = session(&self.channel, &line.name).await.unwrap();
             let state = said.connection.as_ref().unwrap().state();
             let name = state.as_str_name().trim_start_matches("CONNECTION_STATE_");
             *counts.entry(name.to_lowercase()).or_default() += 1;
             if state != line.expected {
-                differs.push(format!("{}: {state:?}, not {:?}", line.id, line.expected));
+                differs.push(format!("{}: {state:?}, not {:?}", line.name, line.expected));
             }
             let phone = line.owner.phone();
             let online = self
                 .simulator
                 .look(|truth| truth.is_online(&phone, line.device));
             if online != (state == ConnectionState::Online) {
-                differs.push(format!("{}: {state:?}, but online: {online}", line.id));
+                differs.push(format!("{}: {state:?}, but online: {online}", line.name));
             }
             let linked = line.owner.devices().iter().any(|d| d.device == line.device);
             if linked != (said.login() == LoginState::Paired) {
                 differs.push(format!(
                     "{}: {:?}, but linked: {linked}",
-                    line.id,
+                    line.name,
                     said.login()
                 ));
             }
         }
-        let ops = self.daemon.address("ops");
-        for path in ["/livez", "/readyz"] {
-            match http::get(&ops, path).await {
-                Some((200, _)) => {}
-                other => differs.push(format!("{path}: {other:?}")),
-            }
-        }
-        let metrics = http::get(&ops, "/metrics").await.map(|(_, body)| body);
-        let gauges = metrics
-            .as_deref()
-            .map(sessions_by_state)
-            .unwrap_or_default();
+        differs.extend(self.not(Presence::Serving).await);
+        let gauges = self.gauges().await;
         if gauges != counts {
             differs.push(format!("metrics {gauges:?}, sessions {counts:?}"));
         }
         differs
     }
-}
-
-/// The gauge `trunkline_sessions`, by state, without zeros.
-fn sessions_by_state(exposition: &str) -> BTreeMap<String, usize> {
-    exposition
-        .lines()
-        .filter_map(|line| {
-            let (labels, value) = line.strip_prefix("trunkline_sessions{")?.split_once("} ")?;
-            let state = labels.split(',').find_map(|l| l.strip_prefix("state=\""))?;
-            let count: f64 = value.parse().ok()?;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a count"
-            )]
-            let count = count as usize;
-            (count > 0).then(|| (state.trim_end_matches('"').to_lowercase(), count))
-        })
-        .collect()
 }

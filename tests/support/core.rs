@@ -28,16 +28,21 @@ pub(crate) fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// The full name of a session of the default workspace.
+/// The full name of a session. An id alone is one of the default workspace; a full name stays.
 pub(crate) fn session_name(id: &str) -> String {
+    if id.contains('/') {
+        return id.to_owned();
+    }
     format!("{WORKSPACE}/sessions/{id}")
 }
 
 /// Creates a session.
 pub(crate) async fn create_session(channel: &Channel, id: &str) -> pb::Session {
+    let name = session_name(id);
+    let (parent, session_id) = name.split_once("/sessions/").unwrap();
     let request = pb::CreateSessionRequest {
-        parent: WORKSPACE.into(),
-        session_id: id.into(),
+        parent: parent.into(),
+        session_id: session_id.into(),
         request_id: request_id(),
         ..pb::CreateSessionRequest::default()
     };
@@ -193,8 +198,16 @@ pub(crate) async fn message(channel: &Channel, name: &str) -> Result<pb::Message
 
 /// The whole journal of the default workspace, oldest first.
 pub(crate) async fn journal(channel: &Channel) -> Result<Vec<pb::Event>, Status> {
+    journal_of(channel, WORKSPACE).await
+}
+
+/// The whole journal of a workspace, oldest first.
+pub(crate) async fn journal_of(
+    channel: &Channel,
+    workspace: &str,
+) -> Result<Vec<pb::Event>, Status> {
     let request = pb::WatchRequest {
-        parent: WORKSPACE.into(),
+        parent: workspace.into(),
         from_revision: Some(0),
         ..pb::WatchRequest::default()
     };

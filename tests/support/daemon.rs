@@ -143,10 +143,14 @@ impl Daemon {
 
     /// Lets it drain; its exit code.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
-        let mut child = self.child.take().expect("the daemon runs");
+        self.drain();
+        self.wait().await
+    }
+
+    /// Asks it to drain, and returns at once.
+    pub(crate) fn drain(&mut self) {
+        let child = self.child.as_mut().expect("the daemon runs");
         drop(child.stdin.take());
-        let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
-        ended.expect("the daemon stops in time").unwrap().code()
     }
 
     /// Waits for its end, whoever asked for it; its exit code.
