@@ -8,7 +8,9 @@ use wacore_binary::Jid;
 use crate::core::Core;
 use crate::directory::{AccountId, DeviceKey};
 use crate::group::Group;
-use crate::hub::{CodeFailure, GroupChange, GroupError, Hub, PeopleError, ScanFailure, typed};
+use crate::hub::{
+    CallEnd, CodeFailure, GroupChange, GroupError, Hub, PeopleError, ScanFailure, typed,
+};
 use crate::phone::{
     Attachment, ChatChange, Inbound, Outbound, Undecryptable, Violation, ViolationKind,
 };
@@ -165,6 +167,22 @@ impl Account {
         self.core
             .with(|hub| hub.change_chat(self.id, &Jid::pn(digits), change));
         Ok(())
+    }
+
+    /// Calls a phone number: it rings on every companion of that account. Returns the call id. Nobody can
+    /// talk in it.
+    pub fn call(&self, to_phone: &str, video: bool) -> Result<String, PeopleError> {
+        let unknown = || PeopleError::NoSuchAccount(to_phone.to_owned());
+        let digits = phone_digits(to_phone).ok_or_else(unknown)?;
+        self.core.with(|hub| {
+            let callee = hub.directory.by_phone(&digits).ok_or_else(unknown)?;
+            hub.call(self.id, callee, video)
+        })
+    }
+
+    /// Ends a call that rings: as its caller, or by taking or refusing it on the callee's phone.
+    pub fn end_call(&self, id: &str, how: CallEnd) -> Result<(), PeopleError> {
+        self.core.with(|hub| hub.end_call(self.id, id, how))
     }
 
     /// Creates a group with the people who have these phone numbers; this person is its first admin.

@@ -173,7 +173,7 @@ pub enum Fact {
     },
     /// A stanza left for a device.
     Delivered {
-        /// `message`, `receipt` or `notification`.
+        /// `message`, `receipt`, `notification` or `call`.
         class: String,
         /// Stanza id.
         id: String,
@@ -188,7 +188,7 @@ pub enum Fact {
     },
     /// A device confirmed a stanza, which left its queue.
     Confirmed {
-        /// `message`, `receipt` or `notification`.
+        /// `message`, `receipt`, `notification` or `call`.
         class: String,
         /// Stanza id.
         id: String,
@@ -206,8 +206,19 @@ pub enum Fact {
         from: String,
         /// To whom.
         to: String,
-        /// `delivery` when the stanza had no type.
+        /// `delivery` when the stanza had no type, `offer` when it says that a call rings.
         kind: String,
+    },
+    /// A call rang (`offer`), was given up (`terminate`), taken (`accept`) or refused (`reject`).
+    Call {
+        /// Call id.
+        id: String,
+        /// What.
+        what: String,
+        /// The device that did it.
+        by: String,
+        /// Who is called, as phone digits.
+        to: String,
     },
     /// A group was created (`create`) or changed (`add`, `remove`, `promote`, `demote`, `subject`).
     GroupChanged {

@@ -48,7 +48,8 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use faults::{Fault, FaultSpec, FaultTarget};
 pub use group::Group;
 pub use hub::{
-    Census, CodeFailure, GroupError, GroupInfo, GroupMember, GroupRole, PeopleError, ScanFailure,
+    CallEnd, Census, CodeFailure, GroupError, GroupInfo, GroupMember, GroupRole, PeopleError,
+    ScanFailure,
 };
 pub use ledger::{Entry, Fact, Ledger};
 pub use noise::NoisePattern;

@@ -64,7 +64,10 @@ impl From<PeopleError> for ControlError {
     fn from(error: PeopleError) -> Self {
         match error {
             PeopleError::PhoneTaken(_) => Self::new(StatusCode::CONFLICT, "phone", error),
-            PeopleError::NoSuchAccount(_) | PeopleError::Phone(_) => Self::bad("to", error),
+            PeopleError::NoSuchAccount(_) | PeopleError::CallsItself(_) | PeopleError::Phone(_) => {
+                Self::bad("to", error)
+            }
+            PeopleError::NoSuchCall(_) => Self::not_found("call", error),
             PeopleError::Group(error) => error.into(),
             PeopleError::NoSuchDevice(..) => Self::not_found("device", error),
             PeopleError::Keys(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "phone", error),

@@ -17,6 +17,8 @@
 //! | `POST /accounts/{phone}/reply {enabled, template}` | automatic replies |
 //! | `POST /accounts/{phone}/presence {available}` | the person opens or leaves the app |
 //! | `POST /accounts/{phone}/typing {to, typing}` | the person types to somebody |
+//! | `POST /accounts/{phone}/calls {to, video}` | calls a number; `video` may be left out |
+//! | `POST /accounts/{phone}/calls/{call} {end}` | ends a call that rings: `hang_up` as its caller, `accept` or `reject` on the callee's phone |
 //! | `POST /accounts/{phone}/reach {reachable}` | takes the phone out of the network's reach, or back |
 //! | `POST /accounts/{phone}/groups {subject, members}` | creates a group; members are phone numbers |
 //! | `POST /accounts/{phone}/groups/{group} {add, remove, promote, demote, subject, leave}` | changes a group, in that order |
@@ -29,6 +31,7 @@
 //! | `GET /healthz` | 200 when serving |
 
 mod body;
+mod calls;
 mod error;
 mod faults;
 mod groups;
@@ -75,6 +78,8 @@ pub(crate) fn router(core: Arc<Core>, tls_root: String) -> Router {
         .route("/accounts/{phone}/reply", post(people::reply))
         .route("/accounts/{phone}/presence", post(people::presence))
         .route("/accounts/{phone}/typing", post(people::typing))
+        .route("/accounts/{phone}/calls", post(calls::begin))
+        .route("/accounts/{phone}/calls/{call}", post(calls::end))
         .route("/accounts/{phone}/reach", post(people::reach))
         .route("/accounts/{phone}/devices/{device}", delete(people::unlink))
         .route("/accounts/{phone}/groups", post(groups::create))

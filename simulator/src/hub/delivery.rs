@@ -60,7 +60,7 @@ impl Hub {
                 .attr("receipt", mailbox.count(Class::Receipt))
                 .attr("notification", mailbox.count(Class::Notification))
                 .attr("appdata", 0)
-                .attr("call", 0)
+                .attr("call", mailbox.count(Class::Call))
                 .attr("status", 0)
                 .build()
         });
@@ -213,6 +213,7 @@ impl Hub {
             Some("message") => Class::Message,
             Some("receipt") => Class::Receipt,
             Some("notification") => Class::Notification,
+            Some("call") => Class::Call,
             _ => return,
         };
         let id = wire::attr(node, "id").unwrap_or_default().into_owned();

@@ -10,6 +10,7 @@ pub(super) enum Class {
     Message,
     Receipt,
     Notification,
+    Call,
 }
 
 impl Class {
@@ -18,6 +19,7 @@ impl Class {
             Self::Message => "message",
             Self::Receipt => "receipt",
             Self::Notification => "notification",
+            Self::Call => "call",
         }
     }
 }

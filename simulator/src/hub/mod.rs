@@ -5,6 +5,7 @@
 //! phones, which have no socket, are run in line from the `errands` queue.
 
 mod appstate;
+mod call;
 mod connection;
 mod delivery;
 mod fault_orders;
@@ -38,6 +39,7 @@ use rand::Rng as _;
 use rand_chacha::ChaCha20Rng;
 use wacore_binary::{Jid, Node};
 
+pub use call::CallEnd;
 pub(crate) use connection::{ConnectionId, Outgoing};
 pub(crate) use group::GroupChange;
 pub use group::{GroupError, GroupInfo, GroupMember, GroupRole};
@@ -96,6 +98,8 @@ pub(crate) struct Hub {
     /// What the media host holds.
     shelf: Shelf,
     subscriptions: HashMap<AccountId, BTreeSet<DeviceKey>>,
+    /// What rings now.
+    calls: Vec<call::Call>,
     faults: FaultBook,
     ledger: Ledger,
     /// Stanzas that wait for a phone.
@@ -142,6 +146,7 @@ impl Hub {
             notices: Vec::new(),
             app_state: HashMap::new(),
             subscriptions: HashMap::new(),
+            calls: Vec::new(),
             faults: FaultBook::default(),
             ledger: Ledger::default(),
             errands: VecDeque::new(),
@@ -205,7 +210,7 @@ impl Hub {
             "ib" => self.on_ib(from, node),
             "presence" => self.on_presence(from, node),
             "chatstate" => self.on_chatstate(from, node),
-            "call" => self.acknowledge(from, node, "call", None),
+            "call" => self.on_call(from, node),
             tag => {
                 let fact = Fact::Unknown {
                     device: self.label(from),

@@ -59,6 +59,12 @@ pub enum PeopleError {
     /// The account has no such device.
     #[error("device: account {0} has no linked device {1}")]
     NoSuchDevice(String, u16),
+    /// A number cannot call itself.
+    #[error("to: {0} is the number that calls")]
+    CallsItself(String),
+    /// Nothing rings under this id that this person may end in this way.
+    #[error("call: no call {0} rings that this person may end so")]
+    NoSuchCall(String),
     /// The phone's keys are unusable.
     #[error("phone keys: {0}")]
     Keys(String),

@@ -26,6 +26,9 @@ enum Route {
 impl Hub {
     pub(super) fn on_receipt(&mut self, from: DeviceKey, node: &Node) {
         let kind = wire::attr(node, "type").map(std::borrow::Cow::into_owned);
+        // That a call rings, and not that a message arrived.
+        let rings = node.get_optional_child("offer").is_some();
+        let kind = kind.or_else(|| rings.then(|| "offer".to_owned()));
         let to = wire::jid_attr(node, "to");
         let ids = receipt_ids(node);
         let fact = Fact::Receipt {
@@ -127,7 +130,7 @@ fn route(kind: Option<&str>, from: DeviceKey, target: DeviceKey) -> Route {
     match kind {
         Some("retry" | "enc_rekey_retry" | "server-error") => Route::Device(target),
         Some("read-self" | "played-self") => Route::Own,
-        Some("sender" | "peer_msg" | "hist_sync") => Route::Consumed,
+        Some("sender" | "peer_msg" | "hist_sync" | "offer") => Route::Consumed,
         Some("read" | "played") if own => Route::Own,
         Some("read" | "played") => Route::AuthorAndOwn(target.account),
         _ if own => Route::Consumed,

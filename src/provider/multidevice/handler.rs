@@ -205,6 +205,7 @@ impl Handler {
             }
             "ack" => self.watch.ack_arrived(),
             "message" => self.message_stanza(stanza, now),
+            "call" => self.caller(node),
             "receipt" => self.shared.retries.receipt(node, self.watch.elapsed()),
             "notification" if attr(node, "type").as_deref() == Some("server_sync") => {
                 for collection in node.get_children_by_tag("collection") {
@@ -242,6 +243,19 @@ impl Handler {
             self.shared
                 .inflight
                 .arrived(&id, users, Some(Arc::clone(stanza)));
+        }
+    }
+
+    /// The number of who calls, which an offer tells beside the LID and the library keeps to itself.
+    fn caller(&self, node: &NodeRef<'_>) {
+        for action in node.children().unwrap_or_default() {
+            let names = jid(action, "call-creator").zip(jid(action, "caller_pn"));
+            if let Some((lid, phone)) = names
+                && lid.server.is_lid_family()
+                && phone.server.is_pn_family()
+            {
+                self.mappings.learn(lid.user_base(), phone.user_base());
+            }
         }
     }
 
