@@ -45,7 +45,7 @@ pub use heart::Heart;
 pub use offline::{OfflineError, Resting, restore, write_backup};
 pub use reload::{LIVE_KEYS, ReloadError, Reloaded, Reloader};
 
-/// What health and metrics get in any case to finish what they are answering.
+/// What calls, health and metrics get in any case to finish what they are answering.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
 /// What the process gets from whoever started it.
@@ -286,8 +286,8 @@ impl Daemon {
         }
     }
 
-    /// Drains: readiness off, no new calls, leases and calls finished, sessions ended, store flushed,
-    /// health last. Returns whether all of it happened within `grace` and without a second request to
+    /// Drains: readiness off, new calls refused with words, streams and calls finished, sessions ended, the
+    /// API's connections closed, store flushed, health last. Returns whether all of it happened within `grace` and without a second request to
     /// stop.
     pub async fn shutdown(self, grace: Duration) -> bool {
         let Self {
@@ -302,8 +302,11 @@ impl Daemon {
         let deadline = Instant::now() + grace;
         let left = || deadline.saturating_duration_since(Instant::now());
         let ended = async {
-            api.into_inner().shutdown(grace / 3).await;
-            supervisor.shutdown(left().mul_f32(0.8)).await == 0
+            let api = api.into_inner();
+            api.drain(grace / 2).await;
+            let orderly = supervisor.shutdown(left().mul_f32(0.8)).await == 0;
+            api.shutdown(LAST_GRACE).await;
+            orderly
         };
         let mut orderly = tokio::select! {
             orderly = ended => orderly,

@@ -9,12 +9,14 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use super::drain::Drain;
 use super::gate::Listener;
 use super::status::{ApiError, Reason};
 use super::{contain, faults};
@@ -34,6 +36,8 @@ pub(super) struct Around {
     pub(super) clock: Arc<dyn Clock>,
     /// Methods that exist, as `/package.Service/Method`: only these become label values.
     pub(super) known: Arc<std::collections::BTreeSet<String>>,
+    /// Whether calls may begin.
+    pub(super) drain: Drain,
 }
 
 impl<S> Layer<S> for Around {
@@ -82,11 +86,21 @@ where
             workspace = tracing::field::Empty,
             session = tracing::field::Empty,
         );
-        let measure = Measure::begin(Arc::clone(&self.around.clock), service, method);
+        let mut measure = Measure::begin(Arc::clone(&self.around.clock), service, method);
+        let refused = match self.around.drain.admit(service) {
+            Ok(under_way) => {
+                measure.under_way = under_way;
+                None
+            }
+            Err(error) => Some(error),
+        };
         let fresh = self.inner.clone();
         // The service that was polled ready is the one that must be called.
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let answer = async move {
+            if let Some(error) = refused {
+                return Ok(Status::from(error).into_http());
+            }
             let call = AssertUnwindSafe(async move { ready.call(request).await });
             if let Ok(answer) = call.catch_unwind().await {
                 return answer;
@@ -148,6 +162,8 @@ struct Measure {
     service: String,
     method: String,
     code: Option<Code>,
+    /// Whoever stops waits for this call until then.
+    under_way: Option<TaskTrackerToken>,
 }
 
 impl Measure {
@@ -159,6 +175,7 @@ impl Measure {
             service: service.to_owned(),
             method: method.to_owned(),
             code: None,
+            under_way: None,
         }
     }
 

@@ -10,6 +10,7 @@ mod backup;
 mod contain;
 mod convert;
 mod deliveries;
+mod drain;
 mod events;
 mod faults;
 mod fields;

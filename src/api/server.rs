@@ -24,6 +24,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::backup::Backups;
+use super::drain::Drain;
 use super::events::Events;
 use super::gate::{Gate, Listener};
 use super::groups::GroupsApi;
@@ -51,6 +52,9 @@ use crate::pb::subscription_service_server::SubscriptionServiceServer;
 use crate::pb::token_service_server::TokenServiceServer;
 use crate::pb::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
+
+/// How long connections get to take their last answers and to close.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Largest request or stream frame that is read.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -137,7 +141,7 @@ pub struct ApiServer {
     tcp: Option<SocketAddr>,
     certificate: Option<Arc<Certificate>>,
     socket: Option<PathBuf>,
-    stop: CancellationToken,
+    drain: Drain,
     close: CancellationToken,
     hub: Hub,
     health: Health,
@@ -234,11 +238,13 @@ impl ApiServer {
                 .await;
         }
         let routes = routes(&options, &hub, &stop)?.add_service(health);
+        let drain = Drain::new(stop);
         let front = Front {
             around: Around {
                 listener: Listener::Network,
                 clock: Arc::clone(&options.clock),
                 known: Arc::new(methods()?),
+                drain: drain.clone(),
             },
             gateway: Arc::new(Gateway::new().map_err(BindError::Descriptors)?),
         };
@@ -278,7 +284,7 @@ impl ApiServer {
             tcp,
             certificate,
             socket: options.socket,
-            stop,
+            drain,
             close,
             hub,
             health: Health(reporter),
@@ -318,28 +324,39 @@ impl ApiServer {
     }
 
     /// Tells clients and balancers that this daemon is going: health says `NOT_SERVING`, streams end with
-    /// UNAVAILABLE, no connection is accepted. Then waits for calls under way, `patience` at most.
-    pub async fn shutdown(mut self, patience: Duration) {
+    /// DRAINING, and so does every call that comes from now on; the listeners stay, or nobody could be
+    /// told. Then waits for calls under way, `patience` at most.
+    pub async fn drain(&self, patience: Duration) {
         for service in SERVICES {
             self.health
                 .0
                 .set_service_status(service, ServingStatus::NotServing)
                 .await;
         }
-        self.stop.cancel();
-        self.close.cancel();
-        self.hub.shutdown(patience).await;
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        self.drain.begin();
+        let ended = async {
+            self.hub.shutdown(patience).await;
+            self.drain.ended().await;
+        };
         if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!("some calls did not end in time and are cut off");
         }
+    }
+
+    /// Drains, if that is not done, and closes every connection; `patience` at most for either.
+    pub async fn shutdown(mut self, patience: Duration) {
+        self.drain(patience).await;
+        self.close.cancel();
+        let closed = async { while self.tasks.join_next().await.is_some() {} };
+        // Whoever watches health would stay for ever.
+        let _ = tokio::time::timeout(patience.min(LAST_WORDS), closed).await;
         self.tasks.shutdown().await;
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.drain.begin();
         self.close.cancel();
         if let Some(path) = self.socket.take() {
             // A socket file that is left over is replaced at the next start.

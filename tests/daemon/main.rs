@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drain;
 mod in_process;
 mod service;
 mod store;

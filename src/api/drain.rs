@@ -1,0 +1,81 @@
+//! How calls come to an end before the listeners do: what begins from then on is refused with words, what
+//! had begun is waited for.
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::faults;
+use super::status::ApiError;
+
+/// Answers until the listeners are gone, and holds nothing up: balancers watch it.
+const HEALTH: &str = "grpc.health.v1.Health";
+
+/// Which calls may begin, and which are under way. Clones share both.
+#[derive(Debug, Clone)]
+pub(super) struct Drain {
+    begun: CancellationToken,
+    calls: TaskTracker,
+}
+
+impl Drain {
+    /// Draining begins with `begun`.
+    pub(super) fn new(begun: CancellationToken) -> Self {
+        Self {
+            begun,
+            calls: TaskTracker::new(),
+        }
+    }
+
+    /// Lets a call of `service` begin; it is under way until what is returned is dropped.
+    ///
+    /// # Errors
+    /// DRAINING, once that has begun.
+    pub(super) fn admit(&self, service: &str) -> Result<Option<TaskTrackerToken>, ApiError> {
+        if service == HEALTH {
+            return Ok(None);
+        }
+        // Counted before looking: a call that is let in cannot be overlooked by `ended`.
+        let under_way = self.calls.token();
+        if self.begun.is_cancelled() {
+            return Err(faults::draining());
+        }
+        Ok(Some(under_way))
+    }
+
+    /// Begins, if nobody has yet.
+    pub(super) fn begin(&self) {
+        self.begun.cancel();
+    }
+
+    /// Waits until no call is under way.
+    pub(super) async fn ended(&self) {
+        self.calls.close();
+        self.calls.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_began_is_waited_for_and_what_begins_is_refused() {
+        let drain = Drain::new(CancellationToken::new());
+        let under_way = drain.admit("trunkline.v1.MessageService").unwrap();
+        let watched = drain.admit(HEALTH).unwrap();
+        drain.begin();
+        let refused = drain.admit("trunkline.v1.MessageService").unwrap_err();
+        assert_eq!(refused.reason(), super::super::status::Reason::Draining);
+        assert!(drain.admit(HEALTH).is_ok());
+        let ended = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.ended().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished());
+        drop(under_way);
+        ended.await.unwrap();
+        drop(watched);
+    }
+}
