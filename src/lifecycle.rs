@@ -166,24 +166,13 @@ impl Supervisor {
 
     /// Pings the watchdog every `period` while `alive` says so within that time, until `stop`. A daemon
     /// whose store or supervisor hangs is thereby restarted.
-    pub async fn watch<F, A>(self, period: Duration, stop: CancellationToken, mut alive: F)
+    pub async fn watch<F, A>(self, period: Duration, stop: CancellationToken, alive: F)
     where
         F: FnMut() -> A,
         A: Future<Output = bool>,
     {
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            if tokio::time::timeout(period, alive()).await == Ok(true) {
-                Self::tell(&[NotifyState::Watchdog]);
-            } else {
-                tracing::error!("supervisor or store did not answer: the watchdog is not pinged");
-            }
-        }
+        let ping = || Self::tell(&[NotifyState::Watchdog]);
+        pulse(period, stop, alive, ping).await;
     }
 
     fn tell(state: &[NotifyState<'_>]) {
@@ -193,9 +182,36 @@ impl Supervisor {
     }
 }
 
+/// Calls `ping` every `period` while `alive` says so within that time, until `stop`.
+async fn pulse<F, A>(
+    period: Duration,
+    stop: CancellationToken,
+    mut alive: F,
+    mut ping: impl FnMut(),
+) where
+    F: FnMut() -> A,
+    A: Future<Output = bool>,
+{
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if tokio::time::timeout(period, alive()).await == Ok(true) {
+            ping();
+        } else {
+            tracing::error!("supervisor or store did not answer: the watchdog is not pinged");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::sync::watch;
 
     use super::*;
 
@@ -218,6 +234,65 @@ mod tests {
         let shutdown = Shutdown::new();
         shutdown.spawn(std::future::pending());
         assert!(!shutdown.finish(Duration::from_millis(20)).await);
+    }
+
+    /// What a daemon answers when the watchdog asks.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Heart {
+        Beats,
+        Fails,
+        Hangs,
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_hears_nothing_while_the_heart_fails_or_hangs() {
+        let (say, heart) = watch::channel(Heart::Beats);
+        let asked = Arc::new(watch::channel(0_usize).0);
+        let pings = Arc::new(AtomicUsize::new(0));
+        let stop = CancellationToken::new();
+        let alive = {
+            let asked = Arc::clone(&asked);
+            move || {
+                let now = *heart.borrow();
+                asked.send_modify(|times| *times += 1);
+                async move {
+                    match now {
+                        Heart::Beats => true,
+                        Heart::Fails => false,
+                        Heart::Hangs => std::future::pending().await,
+                    }
+                }
+            }
+        };
+        let ping = {
+            let pings = Arc::clone(&pings);
+            move || {
+                pings.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let period = Duration::from_millis(5);
+        let pulse = tokio::spawn(pulse(period, stop.clone(), alive, ping));
+        let mut seen = asked.subscribe();
+        // Asked that often from now on: what was asked before has been answered by then.
+        let mut asked_again = async |more: usize| {
+            let until = *seen.borrow_and_update() + more;
+            seen.wait_for(|times| *times >= until).await.unwrap();
+            pings.load(Ordering::SeqCst)
+        };
+        for failing in [Heart::Fails, Heart::Hangs] {
+            say.send(Heart::Beats).unwrap();
+            let before = asked_again(1).await;
+            assert!(asked_again(3).await > before);
+            say.send(failing).unwrap();
+            let before = asked_again(2).await;
+            assert_eq!(asked_again(3).await, before, "{failing:?}");
+        }
+        // It comes back when the daemon does.
+        say.send(Heart::Beats).unwrap();
+        let before = asked_again(2).await;
+        assert!(asked_again(3).await > before);
+        stop.cancel();
+        pulse.await.unwrap();
     }
 
     #[tokio::test]

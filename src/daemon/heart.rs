@@ -29,3 +29,6 @@ impl Heart {
             .is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,6 +159,14 @@ impl Supervisor {
     }
 }
 
+#[cfg(test)]
+impl Supervisor {
+    /// Locks the part of the registry that this session is in, until what is returned is dropped.
+    pub(crate) fn hold(&self, name: SessionName) -> impl Sized + '_ {
+        self.0.sessions.entry(name)
+    }
+}
+
 impl Inner {
     fn counts(&self) -> FleetCounts {
         let mut counts = FleetCounts::default();
