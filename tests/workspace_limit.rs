@@ -121,6 +121,12 @@ async fn at_its_size_limit_a_workspace_goes_offline_and_loses_nothing() {
     })
     .await;
     assert!(is_full(&channel).await);
+    let listed = daemon.trunkline().args(["workspace", "list"]).output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    assert!(listed.contains("full"), "{listed}");
+    let listed = daemon.trunkline().args(["session", "list"]).output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    assert!(listed.contains("workspace full"), "{listed}");
 
     // What is written meanwhile waits at WhatsApp, also while the daemon is killed and started again.
     written.extend(write(&customer, &shop, 5, 10));

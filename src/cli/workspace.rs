@@ -149,8 +149,14 @@ async fn show(context: &Context, daemon: &Daemon, name: String) -> Result<(), Fa
         ("name", workspace.name),
         ("display name", workspace.display_name),
         ("created", created),
+        ("journal", journal(workspace.full).to_owned()),
         ("etag", workspace.etag),
     ])
+}
+
+/// Whether there is room for events. A full workspace's sessions are offline until some are confirmed.
+fn journal(full: bool) -> &'static str {
+    if full { "full" } else { "has room" }
 }
 
 async fn list(context: &Context, daemon: &Daemon) -> Result<(), Failure> {
@@ -185,10 +191,13 @@ async fn list(context: &Context, daemon: &Daemon) -> Result<(), Failure> {
                 words::id(&workspace.name).to_owned(),
                 words::one_line(&workspace.display_name),
                 words::moment(workspace.create_time.as_ref()),
+                journal(workspace.full).to_owned(),
             ]
         })
         .collect();
-    context
-        .output
-        .table(&["WORKSPACE", "NAME", "CREATED"], rows, "no workspaces")
+    context.output.table(
+        &["WORKSPACE", "NAME", "CREATED", "JOURNAL"],
+        rows,
+        "no workspaces",
+    )
 }
