@@ -55,12 +55,14 @@ impl Person {
         known.peek().is_some() && known.all(|(ours, theirs)| ours != theirs)
     }
 
-    /// Every known JID-like form, canonical first; used to find aliases of the same person.
+    /// Every known name, canonical first; used to find the same person again. The phone number belongs to
+    /// it: who is written to by number has no other name.
     pub fn aliases(&self) -> impl Iterator<Item = &str> {
         [
             self.lid.as_deref(),
             self.pn_jid.as_deref(),
             self.provider_id.as_deref(),
+            self.phone.as_deref(),
         ]
         .into_iter()
         .flatten()
@@ -70,6 +72,26 @@ impl Person {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_written_to_by_number_is_who_wrote() {
+        let typed = Person {
+            phone: Some("+15551234567".into()),
+            ..Person::default()
+        };
+        let wrote = Person {
+            phone: Some("+15551234567".into()),
+            pn_jid: Some("15551234567@s.whatsapp.net".into()),
+            lid: Some("77@lid".into()),
+            ..Person::default()
+        };
+        assert!(
+            typed
+                .aliases()
+                .any(|typed| wrote.aliases().any(|name| name == typed))
+        );
+        assert_eq!(wrote.aliases().next(), Some(wrote.canonical()));
+    }
 
     #[test]
     fn the_lid_wins_once_it_is_known() {
