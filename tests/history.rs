@@ -198,6 +198,7 @@ async fn wanted_history_is_history_and_never_a_message() {
         assert_eq!(recent, usize::from(!newest), "{words}");
     }
     assert_eq!(times(&journal, "INITIAL_BOOTSTRAP", "old words for all"), 1);
+    assert_eq!(times(&journal, "INITIAL_BOOTSTRAP", "Old friends"), 1);
     assert_eq!(times(&journal, "PUSH_NAME", "Ada"), 1);
     assert_eq!(gaps(&journal), 0);
     let violations = world.simulator.ledger();

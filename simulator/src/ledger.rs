@@ -209,6 +209,22 @@ pub enum Fact {
         /// `delivery` when the stanza had no type, `offer` when it says that a call rings.
         kind: String,
     },
+    /// A token was given to somebody who is trusted with it.
+    TokenGiven {
+        /// The device that gave it.
+        by: String,
+        /// Who got it, as phone digits.
+        to: String,
+    },
+    /// A message came with a token that its recipient had given to the sender.
+    TokenShown {
+        /// Stanza id of the message.
+        id: String,
+        /// Sending device.
+        by: String,
+        /// The recipient, as phone digits.
+        to: String,
+    },
     /// A call rang (`offer`), was given up (`terminate`), taken (`accept`) or refused (`reject`).
     Call {
         /// Call id.

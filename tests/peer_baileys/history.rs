@@ -41,7 +41,23 @@ async fn old_conversations_come_as_history_and_none_as_a_message() {
         };
         by.send_text(&to.phone(), text).unwrap();
     }
+    let shop = world.shop.phone();
+    let group = world.customer.create_group("Old friends", &[&shop]);
+    world
+        .shop
+        .send_to_group(&group.unwrap(), "old words for all")
+        .unwrap();
     let mut baileys = world.linked_baileys(&world.customer, "customer").await;
+    eventually("the chats have their names", PATIENCE, async || {
+        let has = |event: &Value, chat: &str| {
+            let chats = event["names"].as_array();
+            chats.is_some_and(|chats| chats.iter().any(|name| name == chat))
+        };
+        baileys.count("history", |event| {
+            has(event, "Old friends") && has(event, "Corner Shop")
+        }) > 0
+    })
+    .await;
     for (n, (text, from_me)) in said.iter().enumerate() {
         let kind = if n + 10 >= SAID {
             "INITIAL_BOOTSTRAP"

@@ -3,7 +3,9 @@
 use serde_json::json;
 use trunkline_simulator::{Fact, NewAccount, Outbound, Simulator, SimulatorConfig, Truth};
 
+use crate::calls;
 use crate::peer::Peer;
+use crate::trust;
 use crate::world::{World, is_status, is_text, jid};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,5 +248,35 @@ async fn unlinking_on_the_phone_logs_it_out_and_logging_out_unlinks_it() {
         })
         .await;
     assert!(world.shop.devices().is_empty());
+    world.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_hears_calls_refuses_them_and_shows_the_token_of_who_trusts_it() {
+    let world = World::new().await;
+    world.shop.set_prop(trust::SHOW_TOKENS, "true");
+    let mut baileys = world.linked_baileys(&world.shop, "shop").await;
+    calls::rings_and_ends(&world, &mut baileys).await;
+    let number = world.shop.phone();
+    world
+        .until("everything is confirmed", |truth| {
+            truth.backlog(&number, 1) == 0
+        })
+        .await;
+    let id = calls::ring(&world, &mut baileys).await;
+    let from = format!("{}@lid", world.customer.lid());
+    baileys
+        .ask("reject", json!({ "call": id, "from": from }))
+        .await;
+    let shop = format!("{}:1", world.shop.phone());
+    world
+        .until("the call was refused", |truth| {
+            truth.ledger().facts().any(|fact| {
+                matches!(fact, Fact::Call { id: refused, what, by, .. }
+                    if *refused == id && what == "reject" && *by == shop)
+            })
+        })
+        .await;
+    trust::is_shown(&world, &mut baileys).await;
     world.assert_clean();
 }

@@ -9,6 +9,8 @@
     reason = "a helper of a test fails the test by panicking"
 )]
 
+#[path = "../support/peer_calls.rs"]
+mod calls;
 #[path = "../support/held.rs"]
 mod held;
 #[path = "../support/peer.rs"]
@@ -17,6 +19,8 @@ mod peer;
 mod pictures;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/peer_trust.rs"]
+mod trust;
 #[path = "../support/peer_world.rs"]
 mod world;
 

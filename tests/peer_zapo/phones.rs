@@ -3,7 +3,9 @@
 use serde_json::json;
 use trunkline_simulator::{Fact, Outbound, Truth};
 
+use crate::calls;
 use crate::peer::Peer;
+use crate::trust;
 use crate::world::{World, is_status, is_text, jid};
 
 /// Writes a text and returns its id.
@@ -134,4 +136,14 @@ async fn it_asks_again_for_what_it_cannot_open_after_it_lost_its_state() {
         })
         .await;
     world.assert_clean_but_cut();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_hears_calls_and_shows_the_token_of_who_trusts_it() {
+    let world = World::new().await;
+    world.shop.set_prop(trust::SHOW_TOKENS, "true");
+    let mut zapo = world.linked_zapo(&world.shop, "shop").await;
+    calls::rings_and_ends(&world, &mut zapo).await;
+    trust::is_shown(&world, &mut zapo).await;
+    world.assert_clean();
 }

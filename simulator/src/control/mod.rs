@@ -17,6 +17,9 @@
 //! | `POST /accounts/{phone}/reply {enabled, template}` | automatic replies |
 //! | `POST /accounts/{phone}/presence {available}` | the person opens or leaves the app |
 //! | `POST /accounts/{phone}/typing {to, typing}` | the person types to somebody |
+//! | `POST /accounts/{phone}/props {code, value}` | sets a server property for the account's clients |
+//! | `POST /accounts/{phone}/trust {phone}` | gives a number a token of a trusted contact |
+//! | `POST /accounts/{phone}/lock {locked}` | whether the account's companions may write only to people who trust it (463) |
 //! | `POST /accounts/{phone}/calls {to, video}` | calls a number; `video` may be left out |
 //! | `POST /accounts/{phone}/calls/{call} {end}` | ends a call that rings: `hang_up` as its caller, `accept` or `reject` on the callee's phone |
 //! | `POST /accounts/{phone}/reach {reachable}` | takes the phone out of the network's reach, or back |
@@ -38,6 +41,7 @@ mod groups;
 mod media;
 mod people;
 mod server;
+mod standing;
 
 use std::sync::Arc;
 
@@ -78,6 +82,9 @@ pub(crate) fn router(core: Arc<Core>, tls_root: String) -> Router {
         .route("/accounts/{phone}/reply", post(people::reply))
         .route("/accounts/{phone}/presence", post(people::presence))
         .route("/accounts/{phone}/typing", post(people::typing))
+        .route("/accounts/{phone}/props", post(standing::props))
+        .route("/accounts/{phone}/trust", post(standing::trust))
+        .route("/accounts/{phone}/lock", post(standing::lock))
         .route("/accounts/{phone}/calls", post(calls::begin))
         .route("/accounts/{phone}/calls/{call}", post(calls::end))
         .route("/accounts/{phone}/reach", post(people::reach))

@@ -41,15 +41,9 @@ impl Hub {
             | "urn:xmpp:ping"
             | "urn:xmpp:whatsapp:push"
             | "urn:xmpp:whatsapp:dirty" => Ok(Vec::new()),
-            "abt" | "w" => Ok(vec![
-                NodeBuilder::new("props")
-                    .attr("protocol", 1)
-                    .attr("hash", "simulator")
-                    .attr("refresh", 86_400)
-                    .build(),
-            ]),
+            "abt" | "w" => Ok(vec![self.on_props(from.account, node)]),
             "blocklist" => self.on_blocklist(from.account, kind, node),
-            "privacy" => self.on_privacy(from.account, kind, node),
+            "privacy" => self.on_privacy(from, kind, node),
             "w:sync:app:state" => match node.get_optional_child("sync") {
                 Some(sync) => Ok(vec![self.sync_app_state(from, sync)]),
                 None => Err((400, "bad-request")),

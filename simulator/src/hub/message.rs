@@ -50,6 +50,8 @@ struct Plan<'a> {
     copies: Vec<Copy<'a>>,
     /// The participant hash the server computes, when the sender's device list is out of date.
     corrected_phash: Option<String>,
+    /// The sender has shown a token of the recipient's.
+    trusted: bool,
 }
 
 impl Hub {
@@ -105,6 +107,7 @@ impl Hub {
             recipient,
             copies: Vec::new(),
             corrected_phash: None,
+            trusted: false,
             chat: to.to_non_ad(),
         };
         let Some(participants) = node.get_optional_child("participants") else {
@@ -126,6 +129,7 @@ impl Hub {
             plan.copies.push(Copy { device, enc });
             return Ok(plan);
         };
+        plan.trusted = self.check_token(from, recipient, node)?;
         let mut named = BTreeSet::new();
         let mut addresses = Vec::new();
         for to in participants.get_children_by_tag("to") {
@@ -217,6 +221,9 @@ impl Hub {
             recipients: plan.copies.iter().map(|c| self.label(c.device)).collect(),
         };
         self.record(fact);
+        if plan.trusted {
+            self.record_token_shown(from, plan.recipient, id);
+        }
         let sender = self.label(from);
         let blocked = self.has_blocked(plan.recipient, from.account);
         for copy in &plan.copies {

@@ -24,9 +24,11 @@ mod pairing;
 mod passkey;
 mod people;
 mod presence;
+mod props;
 mod receipt;
 mod settings;
 mod snapshot;
+mod trust;
 mod usync;
 
 #[cfg(test)]
@@ -92,6 +94,8 @@ pub(crate) struct Hub {
     acquainted: HashMap<AccountId, BTreeSet<AccountId>>,
     groups: group::Groups,
     settings: HashMap<AccountId, settings::Settings>,
+    props: HashMap<AccountId, props::Props>,
+    tokens: Vec<trust::Token>,
     /// What a change of a group has to tell, until the request is answered.
     notices: Vec<(DeviceKey, Node)>,
     app_state: HashMap<AccountId, appstate::Collections>,
@@ -143,6 +147,8 @@ impl Hub {
             acquainted: HashMap::new(),
             groups: group::Groups::default(),
             settings: HashMap::new(),
+            props: HashMap::new(),
+            tokens: Vec::new(),
             notices: Vec::new(),
             app_state: HashMap::new(),
             subscriptions: HashMap::new(),

@@ -65,6 +65,10 @@ impl Net for View<'_> {
         self.groups.members(group, self.directory)
     }
 
+    fn subject(&self, group: &Jid) -> Option<String> {
+        self.groups.subject(group)
+    }
+
     fn now(&self) -> u64 {
         self.now
     }

@@ -7,7 +7,7 @@ use wacore_binary::builder::NodeBuilder;
 
 use super::Hub;
 use super::keys::Answer;
-use crate::directory::AccountId;
+use crate::directory::{AccountId, DeviceKey};
 use crate::wire::{self, Addressing};
 
 const BAD_REQUEST: (u16, &str) = (400, "bad-request");
@@ -30,13 +30,19 @@ const CATEGORIES: [(&str, &[&str]); 8] = [
 pub(super) struct Settings {
     privacy: BTreeMap<&'static str, &'static str>,
     blocked: BTreeSet<AccountId>,
+    /// The server lets its companions write only to people who trust it.
+    pub(super) locked: bool,
 }
 
 impl Hub {
-    /// `privacy`: settings on `<privacy/>`, nothing on tokens.
-    pub(super) fn on_privacy(&mut self, account: AccountId, kind: &str, node: &Node) -> Answer {
+    /// `privacy`: settings on `<privacy/>`, and tokens for trusted contacts.
+    pub(super) fn on_privacy(&mut self, from: DeviceKey, kind: &str, node: &Node) -> Answer {
+        if let Some(tokens) = node.get_optional_child("tokens").filter(|_| kind == "set") {
+            return self.on_tokens(from, tokens);
+        }
+        let account = from.account;
         let Some(request) = node.get_optional_child("privacy") else {
-            return Ok(Vec::new());
+            return Err(BAD_REQUEST);
         };
         if kind == "set" {
             let mut changes = Vec::new();

@@ -38,6 +38,10 @@ struct Chat {
     messages: Vec<wa::WebMessageInfo>,
     unread: u32,
     lid: Option<Jid>,
+    /// A group's name, or the one that the other person writes under.
+    name: Option<String>,
+    /// Everybody in it, when it is a group.
+    members: Vec<Jid>,
 }
 
 impl Phone {
@@ -128,6 +132,13 @@ impl Phone {
                 }
             }
         }
+        for (id, chat) in &mut chats {
+            let Ok(jid) = id.parse::<Jid>() else { continue };
+            chat.name = net
+                .subject(&jid)
+                .or_else(|| self.push_names.get(id).cloned());
+            chat.members = net.members(&jid);
+        }
         chats
     }
 
@@ -203,7 +214,7 @@ fn message(
     }
 }
 
-/// A chat with its newest messages, or with those before them, newest first.
+/// A chat, by its name, with its newest messages, or with those before them, newest first.
 fn conversation(id: &str, chat: &Chat, older: bool) -> wa::Conversation {
     let newest_first = chat.messages.iter().enumerate().rev();
     let part: Vec<(usize, &wa::WebMessageInfo)> = if older {
@@ -215,6 +226,10 @@ fn conversation(id: &str, chat: &Chat, older: bool) -> wa::Conversation {
         message: MessageField::some(said.clone()),
         msg_order_id: u64::try_from(order).ok(),
     });
+    let members = chat.members.iter().map(|member| wa::GroupParticipant {
+        user_jid: member.to_string(),
+        ..Default::default()
+    });
     let newest = chat.messages.last().and_then(|said| said.message_timestamp);
     wa::Conversation {
         id: id.to_owned(),
@@ -223,6 +238,8 @@ fn conversation(id: &str, chat: &Chat, older: bool) -> wa::Conversation {
         conversation_timestamp: newest,
         last_msg_timestamp: newest,
         lid_jid: chat.lid.as_ref().map(ToString::to_string),
+        name: chat.name.clone(),
+        participant: members.collect(),
         ..Default::default()
     }
 }

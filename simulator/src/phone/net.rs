@@ -90,6 +90,8 @@ pub trait Net {
     fn media(&self, direct_path: &str) -> Option<Bytes>;
     /// Everybody in a group, in the addressing the group uses; empty for an unknown group.
     fn members(&self, group: &Jid) -> Vec<Jid>;
+    /// A group's name; none for an unknown group.
+    fn subject(&self, group: &Jid) -> Option<String>;
     /// The server's clock, in unix seconds.
     fn now(&self) -> u64;
 }

@@ -45,11 +45,13 @@ const open = async () => {
 	sock.ev.on('messages.upsert', ({ messages, type }) => messages.forEach(m => onMessage(m, type)))
 	sock.ev.on('messages.update', updates => updates.forEach(onStatus))
 	sock.ev.on('message-receipt.update', updates => updates.forEach(onMemberReceipt))
+	sock.ev.on('call', calls => calls.forEach(({ id, status, callerPn }) => emit('call', { id, status, ...(callerPn && { from: callerPn }) })))
 	sock.ev.on('messaging-history.set', ({ syncType, chats, messages }) =>
 		emit('history', {
 			type: proto.HistorySync.HistorySyncType[syncType],
 			chats: chats.length,
 			messages: messages.length,
+			names: chats.map(({ name }) => name).filter(Boolean),
 			texts: messages.map(({ key, message }) => ({ key, text: textOf(message) }))
 		})
 	)
@@ -141,6 +143,10 @@ const commands = {
 	async sendImage({ jid, data, caption }) {
 		const sent = await connected().sendMessage(jid, { image: Buffer.from(data, 'base64'), mimetype: 'image/jpeg', caption })
 		return { key: sent.key }
+	},
+	async reject({ call, from }) {
+		await connected().rejectCall(call, from)
+		return {}
 	},
 	async read({ keys }) {
 		await connected().readMessages(keys)

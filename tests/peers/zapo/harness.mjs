@@ -68,6 +68,14 @@ const onReceipt = ({ rawNode, chatJid, stanzaId }) => {
 	}
 }
 
+const onCall = ({ rawNode }) => {
+	const [action] = Array.isArray(rawNode.content) ? rawNode.content : []
+	if (action) {
+		const from = action.attrs.caller_pn
+		emit('call', { id: action.attrs['call-id'], status: action.tag, ...(from && { from }) })
+	}
+}
+
 const open = async ({ wsUrl, rootKeyHex, authDir, reconnects }) => {
 	const publicKey = new Uint8Array(rootKey(rootKeyHex))
 	client = new WaClient(
@@ -96,6 +104,7 @@ const open = async ({ wsUrl, rootKeyHex, authDir, reconnects }) => {
 	})
 	client.on('message', onMessage)
 	client.on('message_receipt', onReceipt)
+	client.on('call', onCall)
 	client.on('history_sync_chunk', ({ syncType, conversationsCount, messagesCount }) =>
 		emit('history', { type: proto.HistorySync.HistorySyncType[syncType], chats: conversationsCount, messages: messagesCount })
 	)

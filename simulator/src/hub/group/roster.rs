@@ -187,6 +187,10 @@ impl Groups {
     }
 
     /// Everybody in a group, in its addressing; empty for an unknown group.
+    pub(in crate::hub) fn subject(&self, jid: &Jid) -> Option<String> {
+        self.get(jid).map(|group| group.subject.clone())
+    }
+
     pub(in crate::hub) fn members(&self, jid: &Jid, directory: &Directory) -> Vec<Jid> {
         self.get(jid)
             .map(|group| group.jids(directory))

@@ -4,6 +4,7 @@ mod group;
 mod link_code;
 mod linking;
 mod settings;
+mod trust;
 
 use std::sync::Arc;
 

@@ -119,3 +119,25 @@ fn what_was_said_before_a_companion_was_linked_is_in_its_history() {
     assert_eq!(read, said, "the newest first");
     assert_eq!(chunks[0].conversations[0].messages.len(), 10);
 }
+
+#[test]
+fn a_group_is_in_the_history_by_its_subject_and_with_its_members() {
+    let mut world = World::new(3, 13);
+    world.net.group = vec![0, 1, 2];
+    world.group_text(1, "hello all");
+    world.settle();
+    world.link(0, 1, 90);
+    let (phone, net) = world.phone_mut(0);
+    let history = phone.initial_history(1, net);
+    for (_, stanza) in history {
+        world.post((0, 0), &stanza);
+    }
+    world.settle();
+    let (companion, _) = world.companion((0, 1));
+    let bootstrap = chunk(&companion.opened[0].1, None);
+    let [chat] = &bootstrap.conversations[..] else {
+        panic!("{} chats", bootstrap.conversations.len());
+    };
+    assert_eq!(chat.name.as_deref(), Some("Everybody"));
+    assert_eq!(chat.participant.len(), 3);
+}

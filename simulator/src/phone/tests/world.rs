@@ -164,6 +164,10 @@ impl Net for Directory {
             .collect()
     }
 
+    fn subject(&self, group: &Jid) -> Option<String> {
+        (*group == group_jid()).then(|| "Everybody".to_owned())
+    }
+
     fn now(&self) -> u64 {
         self.now
     }
