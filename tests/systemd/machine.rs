@@ -16,6 +16,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// A configuration under which nothing leaves the machine.
 pub(crate) const CONFIG: &str = "[multidevice]\nendpoint = \"ws://127.0.0.1:9/ws/chat\"\n";
 
+/// How the operator makes the key encryption key, as `systemd/README.md` says.
+pub(crate) const MAKE_KEK: &str = "mkdir -p /etc/credstore.encrypted; head -c 32 /dev/urandom | base64 | \
+    systemd-creds encrypt --name=trunkline-kek - /etc/credstore.encrypted/trunkline-kek";
+
 /// A path in the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

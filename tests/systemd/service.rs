@@ -2,12 +2,8 @@
 
 use serde_json::Value;
 
-use crate::machine::{Machine, PATIENCE};
+use crate::machine::{MAKE_KEK, Machine, PATIENCE};
 use crate::support::eventually;
-
-/// How the operator makes the key encryption key, as `systemd/README.md` says.
-const MAKE_KEK: &str = "mkdir -p /etc/credstore.encrypted; head -c 32 /dev/urandom | base64 | \
-    systemd-creds encrypt --name=trunkline-kek - /etc/credstore.encrypted/trunkline-kek";
 
 /// The daemon's own lines: what is JSON in the journal's messages.
 fn structured(journal: &[Value]) -> Vec<(Value, Value)> {
