@@ -6,96 +6,33 @@
 //! ahead of what their clients take.
 
 mod calls;
+mod command;
+mod settle;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::consumer::{
-    Delivery, MAX_UNREAD_RESULTS, Operation, OperationKind, Outcome, Parcel, Settled,
-};
-use super::dispatch::{
-    Acked, Credit, Dispatch, Ending, LeaseRef, Revision, Rules, StreamId, Waiter, Writes,
-};
+use super::consumer::{Delivery, MAX_UNREAD_RESULTS};
+use super::dispatch::{Dispatch, Ending, Revision, Rules, StreamId, Writes};
 use super::forward::{Batch, Forward, Forwarder, Lease};
 use super::gauges::Gauges;
 use super::journal::{Moment, Page, Reader, Skips, write};
 use super::path;
 use super::token::Tokens;
-use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::clock::Clock;
 use crate::store::{
     Journal, LookupError, Progress, ReadError, StoreError, SubscriptionRecord, WorkspaceStore,
 };
 pub(super) use calls::{CallPort, Kept, Opening};
+pub(super) use command::{Command, MAILBOX};
+pub use command::{LiveDelivery, Stopped};
 
 /// How long a runner without streams stays, so that a reconnecting client finds its leases' tokens.
 const LINGER: Duration = Duration::from_secs(30);
-
-/// Commands that wait for the runner.
-pub(super) const MAILBOX: usize = 256;
-
-/// What streams ask of the runner.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Open a stream, or one for a call.
-    Open {
-        credit: Credit,
-        call: Option<CallPort>,
-        out: mpsc::Sender<Parcel>,
-        permits: Arc<Semaphore>,
-        opened: oneshot::Sender<Opening>,
-    },
-    /// A call is over, and its answer leaves with what it has taken up to batch `taken`.
-    Keep {
-        stream: StreamId,
-        taken: u64,
-        kept: oneshot::Sender<Kept>,
-    },
-    /// A stream has taken what it was given: give it more.
-    Ready { stream: StreamId },
-    /// End a stream, which has taken its batches up to `taken`.
-    Close {
-        stream: StreamId,
-        ending: Ending,
-        taken: u64,
-    },
-    /// Ack, nack or extend.
-    Settle {
-        stream: StreamId,
-        operation: Operation,
-        ack_ids: Vec<String>,
-    },
-    /// The journal no longer has these.
-    Vanished(Vec<Revision>),
-    /// Say what is known of an event that is not settled.
-    LookAt {
-        revision: Revision,
-        seen: oneshot::Sender<Option<LiveDelivery>>,
-    },
-    /// End all streams: the subscription was deleted, or the daemon is stopping.
-    Stop(Stopped),
-}
-
-/// What is known of an event that is not settled, as long as its subscription is consumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LiveDelivery {
-    /// Whether a consumer has it.
-    pub leased: bool,
-    /// When it was first leased.
-    pub first_leased: Option<Timestamp>,
-}
-
-/// Why a runner ended all its streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
-    /// The subscription was deleted.
-    Deleted,
-    /// The daemon is stopping.
-    Draining,
-}
 
 /// Why a subscription cannot be consumed.
 pub(super) type StartError = LookupError;
@@ -151,14 +88,6 @@ pub(super) struct Runner {
     may_have_lost: bool,
     idle_since: Option<Duration>,
     gauges: Gauges,
-}
-
-/// When an operation is answered.
-enum Answer {
-    Now(Outcome),
-    Later,
-    /// Together with the same operation, which was asked before.
-    WithFirst,
 }
 
 /// What the runner woke up for.
@@ -477,84 +406,6 @@ impl Runner {
         }
     }
 
-    fn settle(
-        &mut self,
-        stream: StreamId,
-        operation: Operation,
-        ack_ids: Vec<String>,
-        now: Duration,
-    ) {
-        let mut results = Vec::new();
-        let mut later = Vec::new();
-        let mut repeated = 0;
-        for ack_id in ack_ids {
-            let lease = self.tokens.read(&ack_id);
-            let answer = match lease {
-                None => Answer::Now(Outcome::Invalid),
-                Some(lease) => self.settle_one(stream, operation, lease, &ack_id, now),
-            };
-            match answer {
-                Answer::Now(outcome) => results.push(Settled {
-                    ack_id: Arc::from(ack_id),
-                    kind: operation.kind(),
-                    outcome,
-                }),
-                Answer::Later => later.extend(lease.map(|lease| (lease.revision, ack_id))),
-                Answer::WithFirst => repeated += 1,
-            }
-        }
-        if self.is_call(stream) {
-            results.extend(self.held(later));
-        }
-        // No result of theirs will be read that could give these back.
-        if let Some(port) = self.ports.get(&stream) {
-            port.permits.add_permits(repeated);
-        }
-        self.tell(stream, results);
-    }
-
-    fn settle_one(
-        &mut self,
-        stream: StreamId,
-        operation: Operation,
-        lease: LeaseRef,
-        ack_id: &str,
-        now: Duration,
-    ) -> Answer {
-        let done = match operation {
-            Operation::Ack => {
-                if lease.lease.is_none() {
-                    if self.reader.confirmed.contains(lease.revision) {
-                        return Answer::Now(Outcome::Confirmed);
-                    }
-                    // Of a journal that was restored from a backup since.
-                    if lease.revision > *self.head.borrow() {
-                        return Answer::Now(Outcome::Ended);
-                    }
-                }
-                let waiter = Waiter {
-                    stream,
-                    ack_id: Arc::from(ack_id),
-                };
-                match self.machine.ack(lease, waiter, now) {
-                    Ok(Acked::Confirmed) => Ok(()),
-                    Ok(Acked::Accepted) => return Answer::Later,
-                    Ok(Acked::Repeated) => return Answer::WithFirst,
-                    Err(ended) => Err(ended),
-                }
-            }
-            Operation::Nack { delay } => self.machine.nack(lease, delay, now),
-            Operation::Extend { by } => {
-                let by = by.unwrap_or(self.record.config.ack_deadline);
-                self.machine.extend(lease, now + by)
-            }
-        };
-        Answer::Now(match done {
-            Ok(()) => Outcome::Confirmed,
-            Err(_) => Outcome::Ended,
-        })
-    }
-
     /// Leases what may go, and hands the leases to their streams.
     fn give_out(&mut self, now: Duration) {
         for grant in self.machine.lease(now) {
@@ -576,37 +427,6 @@ impl Runner {
                 };
                 port.hand(Forward::Leases(batch));
             }
-        }
-    }
-
-    /// Tells clients what became of the acks that had to wait.
-    fn tell_outcomes(&mut self) {
-        let mut by_stream: HashMap<StreamId, Vec<Settled>> = HashMap::new();
-        for told in self.machine.take_outcomes() {
-            let settled = Settled {
-                ack_id: told.waiter.ack_id,
-                kind: OperationKind::Ack,
-                outcome: if told.confirmed {
-                    Outcome::Confirmed
-                } else {
-                    Outcome::Ended
-                },
-            };
-            by_stream
-                .entry(told.waiter.stream)
-                .or_default()
-                .push(settled);
-        }
-        for (stream, results) in by_stream {
-            self.tell(stream, results);
-        }
-    }
-
-    fn tell(&mut self, stream: StreamId, results: Vec<Settled>) {
-        if let Some(port) = self.ports.get(&stream)
-            && !results.is_empty()
-        {
-            port.hand(Forward::Results(results));
         }
     }
 }
