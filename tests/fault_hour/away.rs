@@ -4,12 +4,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
+use tonic_types::StatusExt as _;
 use trunkline::pb;
 use trunkline::pb::media_service_client::MediaServiceClient;
 use trunkline::pb::upload_media_request::Frame;
 
 use crate::fleet::{Fleet, PATIENCE};
-use crate::support::core::{is_passing, request_id, send, text_to};
+use crate::support::core::{request_id, send, text_to};
 use crate::support::eventually;
 use crate::voices::Presence;
 
@@ -79,7 +80,9 @@ impl Fleet {
         let to = format!("+{}", self.customer.phone());
         let request = text_to(&self.lines[line].name, &to, "too late");
         let refused = send(&self.channel, &request).await.unwrap_err();
-        assert!(is_passing(&refused), "{refused}");
+        let info = refused.get_details_error_info();
+        let reason = info.map(|info| info.reason);
+        assert_eq!(reason.as_deref(), Some("DRAINING"), "{refused}");
         let online = self.simulator.connections().online;
         assert_eq!(online, self.lines.len(), "lines end after calls");
         upload.finish().await;

@@ -12,8 +12,9 @@ use trunkline::pb::{self, ConnectionState};
 use crate::fleet::{Fleet, PATIENCE};
 use crate::support::{eventually, http};
 
-/// Exit codes of the command line: the daemon cannot be reached.
+/// Exit codes of the command line: the daemon cannot be reached, or will not do it now.
 const UNREACHABLE: i32 = 69;
+const TEMPORARY: i32 = 75;
 
 /// How the daemon is, and so what has to be heard of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +37,22 @@ impl Presence {
         }
     }
 
-    /// Whether services are to be used.
-    fn serves(self) -> bool {
-        self == Self::Serving
+    /// What health says of every service; none when nobody answers.
+    fn health(self) -> Option<ServingStatus> {
+        match self {
+            Self::Serving => Some(ServingStatus::Serving),
+            Self::Draining => Some(ServingStatus::NotServing),
+            Self::Away => None,
+        }
+    }
+
+    /// How a command ends that asks for a session.
+    fn exit_code(self) -> i32 {
+        match self {
+            Self::Serving => 0,
+            Self::Draining => TEMPORARY,
+            Self::Away => UNREACHABLE,
+        }
     }
 }
 
@@ -55,14 +69,10 @@ impl Fleet {
         });
         let agreed = agreed.await.is_ok();
         assert!(agreed, "{presence:?}: {differs:#?}\n{}", self.daemon.log());
-        if presence == Presence::Away {
-            let line = &self.lines[0];
-            let (code, _) = self.command(&line.name).await;
-            assert_eq!(
-                code,
-                Some(UNREACHABLE),
-                "session show of a daemon that is away"
-            );
+        if presence != Presence::Serving {
+            let (code, _) = self.command(&self.lines[0].name).await;
+            let wanted = presence.exit_code();
+            assert_eq!(code, Some(wanted), "session show: {presence:?}");
         }
     }
 
@@ -81,10 +91,8 @@ impl Fleet {
                 service: service.clone(),
             };
             let said = HealthClient::new(self.channel.clone()).check(request).await;
-            let serving = said
-                .as_ref()
-                .is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving);
-            if serving != presence.serves() {
+            let status = said.as_ref().ok().map(|answer| answer.get_ref().status());
+            if status != presence.health() {
                 differs.push(format!("health of {service:?}: {said:?}"));
             }
         }
@@ -95,7 +103,8 @@ impl Fleet {
     pub(crate) async fn shows(&self, line: usize, states: &[ConnectionState]) {
         let line = &self.lines[line];
         let (code, shown) = self.command(&line.name).await;
-        assert_eq!(code, Some(0), "session show {}", line.name);
+        let wanted = Presence::Serving.exit_code();
+        assert_eq!(code, Some(wanted), "session show {}", line.name);
         let shown: Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["name"], line.name.as_str());
         let state = shown["connection"]["state"].as_str().unwrap();
