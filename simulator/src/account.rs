@@ -1,5 +1,8 @@
 //! A person's handle.
 
+mod groups;
+mod standing;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,10 +10,7 @@ use wacore_binary::Jid;
 
 use crate::core::Core;
 use crate::directory::{AccountId, DeviceKey};
-use crate::group::Group;
-use crate::hub::{
-    CallEnd, CodeFailure, GroupChange, GroupError, Hub, PeopleError, ScanFailure, typed,
-};
+use crate::hub::{CodeFailure, PeopleError, ScanFailure, typed};
 use crate::phone::{
     Attachment, ChatChange, Inbound, Outbound, Undecryptable, Violation, ViolationKind,
 };
@@ -169,110 +169,6 @@ impl Account {
         Ok(())
     }
 
-    /// Sets a server property for this account's clients, by `WhatsApp`'s code for it. They hear of it when
-    /// they ask, at a login for instance.
-    pub fn set_prop(&self, code: u32, value: &str) {
-        self.core.with(|hub| hub.set_prop(self.id, code, value));
-    }
-
-    /// Gives a number a token of a trusted contact, as phones do when they write to somebody. (These do
-    /// only when told.) Its companions get it and may show it with what they write to this person.
-    pub fn trust(&self, phone: &str) -> Result<(), PeopleError> {
-        let unknown = || PeopleError::NoSuchAccount(phone.to_owned());
-        let digits = phone_digits(phone).ok_or_else(unknown)?;
-        self.core.with(|hub| {
-            let trusted = hub.directory.by_phone(&digits).ok_or_else(unknown)?;
-            hub.trust_from_phone(self.id, trusted);
-            Ok(())
-        })
-    }
-
-    /// Whether this account's companions may write only to people who trust it: everything else is refused
-    /// with 463, as in a reach-out time-lock.
-    pub fn lock_reach_out(&self, locked: bool) {
-        self.core.with(|hub| hub.lock_reach_out(self.id, locked));
-    }
-
-    /// Calls a phone number: it rings on every companion of that account. Returns the call id. Nobody can
-    /// talk in it.
-    pub fn call(&self, to_phone: &str, video: bool) -> Result<String, PeopleError> {
-        let unknown = || PeopleError::NoSuchAccount(to_phone.to_owned());
-        let digits = phone_digits(to_phone).ok_or_else(unknown)?;
-        self.core.with(|hub| {
-            let callee = hub.directory.by_phone(&digits).ok_or_else(unknown)?;
-            hub.call(self.id, callee, video)
-        })
-    }
-
-    /// Ends a call that rings: as its caller, or by taking or refusing it on the callee's phone.
-    pub fn end_call(&self, id: &str, how: CallEnd) -> Result<(), PeopleError> {
-        self.core.with(|hub| hub.end_call(self.id, id, how))
-    }
-
-    /// Creates a group with the people who have these phone numbers; this person is its first admin.
-    pub fn create_group(&self, subject: &str, members: &[&str]) -> Result<Group, GroupError> {
-        let jid = self.core.with(|hub| {
-            let people = people(hub, members)?;
-            hub.create_group(self.id, subject, &people)
-        })?;
-        Ok(Group::new(Arc::clone(&self.core), jid))
-    }
-
-    /// Writes a text to a group this person is in. Returns the message id.
-    pub fn send_to_group(&self, group: &Group, text: &str) -> Result<String, PeopleError> {
-        self.core
-            .with(|hub| hub.send_group_text(self.id, group.address(), text))
-    }
-
-    /// Leaves a group.
-    pub fn leave_group(&self, group: &Group) -> Result<(), GroupError> {
-        self.change_group(group, |_| Ok(GroupChange::Leave))
-    }
-
-    /// Takes people into a group; only admins can. Who is in it already stays.
-    pub fn add_to_group(&self, group: &Group, members: &[&str]) -> Result<(), GroupError> {
-        self.change_group(group, |hub| Ok(GroupChange::Add(people(hub, members)?)))
-    }
-
-    /// Throws people out of a group; only admins can. Who is not in it is ignored.
-    pub fn remove_from_group(&self, group: &Group, members: &[&str]) -> Result<(), GroupError> {
-        self.change_group(group, |hub| Ok(GroupChange::Remove(people(hub, members)?)))
-    }
-
-    /// Makes members admins, or takes that back; only admins can.
-    pub fn set_group_admins(
-        &self,
-        group: &Group,
-        members: &[&str],
-        admin: bool,
-    ) -> Result<(), GroupError> {
-        self.change_group(group, |hub| {
-            let people = people(hub, members)?;
-            Ok(if admin {
-                GroupChange::Promote(people)
-            } else {
-                GroupChange::Demote(people)
-            })
-        })
-    }
-
-    /// Renames a group.
-    pub fn set_group_subject(&self, group: &Group, subject: &str) -> Result<(), GroupError> {
-        self.change_group(group, |_| Ok(GroupChange::Subject(subject.to_owned())))
-    }
-
-    fn change_group(
-        &self,
-        group: &Group,
-        change: impl FnOnce(&Hub) -> Result<GroupChange, GroupError>,
-    ) -> Result<(), GroupError> {
-        self.core.with(|hub| {
-            let change = change(hub)?;
-            hub.change_group(self.id, group.address(), &change)
-                .map(|_| ())
-        })
-    }
-
     /// Whether the phone is within the network's reach (at first it is). While it is not, messages,
     /// receipts and notifications for it wait on the server; what the person is made to do through
     /// this API happens all the same.
@@ -354,16 +250,6 @@ impl Account {
             })
         })
     }
-}
-
-/// The accounts with these numbers.
-fn people(hub: &Hub, phones: &[&str]) -> Result<Vec<AccountId>, GroupError> {
-    let find = |phone: &&str| {
-        phone_digits(phone)
-            .and_then(|digits| hub.directory.by_phone(&digits))
-            .ok_or_else(|| GroupError::NoSuchAccount((*phone).to_owned()))
-    };
-    phones.iter().map(find).collect()
 }
 
 #[cfg(test)]
