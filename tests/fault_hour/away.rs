@@ -1,5 +1,7 @@
 //! The daemon itself goes away: killed, or asked to.
 
+use std::path::Path;
+
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,13 +25,12 @@ struct Upload {
 impl Upload {
     /// Returns when the daemon has begun to write the file.
     async fn begin(fleet: &Fleet, session: &str) -> Self {
-        let files =
-            || std::fs::read_dir(fleet.daemon.state_dir().join("media")).map_or(0, Iterator::count);
-        let before = files();
+        let media = fleet.daemon.state_dir().join("media");
+        let before = files(&media);
         let (frames, queue) = mpsc::channel(4);
-        let mut media = MediaServiceClient::new(fleet.channel.clone());
+        let mut uploads = MediaServiceClient::new(fleet.channel.clone());
         let answer =
-            tokio::spawn(async move { media.upload_media(ReceiverStream::new(queue)).await });
+            tokio::spawn(async move { uploads.upload_media(ReceiverStream::new(queue)).await });
         let upload = Self { frames, answer };
         let info = pb::UploadMediaInfo {
             parent: session.to_owned(),
@@ -40,7 +41,7 @@ impl Upload {
         upload.say(Frame::Info(info)).await;
         upload.say(Frame::Chunk(b"half and ".to_vec())).await;
         eventually("the upload is under way", PATIENCE, async || {
-            files() > before
+            files(&media) > before
         })
         .await;
         upload
@@ -62,6 +63,18 @@ impl Upload {
             .await
             .unwrap();
     }
+}
+
+/// How many files there are, in folders of folders.
+fn files(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let counts = entries.map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files(&entry.path()),
+        Ok(_) => 1,
+        // It has just been renamed or removed.
+        Err(_) => 0,
+    });
+    counts.sum()
 }
 
 impl Fleet {
