@@ -414,8 +414,18 @@ pub trait Sink: Send + Sync {
     /// [`CommitError`] when the journal cannot be read.
     async fn knows(&self, event: &NewEvent) -> Result<bool, CommitError>;
 
-    /// The encoded message of an earlier send, to answer a retry receipt; `None` when unknown.
-    async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError>;
+    /// An earlier send, to answer a retry receipt; `None` when unknown. It goes to whom it was for and to
+    /// nobody else, whoever names its id.
+    async fn sent_message(&self, stanza_id: &str) -> Result<Option<SentMessage>, CommitError>;
+}
+
+/// A message that went out before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentMessage {
+    /// The chat it was for.
+    pub to: Person,
+    /// As [`Provider::encode`] made it.
+    pub encoded: Vec<u8>,
 }
 
 /// Something could not be made durable (or read back).

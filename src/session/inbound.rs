@@ -18,6 +18,7 @@ use super::memory::Memory;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::event::{DedupKey, NewEvent, Payload};
 use crate::domain::person::Person;
+use crate::provider::contract::SentMessage;
 use crate::provider::contract::{
     Arrival, CONTACT_MAPPING, CommitError, Seq, Signal, Sink, UNDECRYPTABLE,
 };
@@ -399,10 +400,13 @@ impl Sink for Inbound {
         Ok(found.map_err(|error| commit_error(&error))?.is_some())
     }
 
-    async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {
+    async fn sent_message(&self, stanza_id: &str) -> Result<Option<SentMessage>, CommitError> {
         let found = self.store.outbox().find_by_stanza(stanza_id).await;
         let message = found.map_err(|error| commit_error(&error))?;
-        Ok(message.map(|message| message.encoded))
+        Ok(message.map(|message| SentMessage {
+            to: message.to,
+            encoded: message.encoded,
+        }))
     }
 }
 

@@ -99,7 +99,7 @@ pub const METRICS: &[Metric] = &[
     metric("trunkline_inbound_total", Kind::Counter, "events", &[("outcome", &["new", "duplicate"])], "Arrivals made durable; a duplicate was there already and made no second event"),
     metric("trunkline_decrypt_failures_total", Kind::Counter, "messages", &[], "Messages that could not be decrypted when they arrived (a retry may still bring them)"),
     metric("trunkline_spent_messages_total", Kind::Counter, "messages", &[], "Messages nobody has seen whose Signal key is spent; they are reported and asked for again"),
-    metric("trunkline_overlooked_retries_total", Kind::Counter, "requests", &[], "Requests of a device for another copy of a message that were passed over at first, and answered afterwards"),
+    metric("trunkline_overlooked_retries_total", Kind::Counter, "requests", &[], "Requests of a device for another copy of a message that had no answer at first (passed over, or cut off by the end of a connection), and have one now"),
     metric("trunkline_workspaces_full", Kind::Gauge, "workspaces", &[], "Workspaces whose journal is at its size limit with events nobody confirmed; their sessions are kept disconnected"),
     metric("trunkline_sink_failures_total", Kind::Counter, "connections", &[], "Connections closed because an arrival could not be made durable; the provider delivers again"),
 

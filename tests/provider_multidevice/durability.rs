@@ -187,8 +187,8 @@ async fn a_message_whose_key_is_spent_is_reported_and_asked_for_again() {
         .await;
     // A receipt that is not durable yet keeps every acknowledgement back.
     world.sink.hold(true);
-    world.customer.mark_read(std::slice::from_ref(&stanza));
     let before = world.sink.look(Seen::dispatched);
+    world.customer.mark_read(std::slice::from_ref(&stanza));
     world
         .sink
         .wait("the read receipt", |seen| seen.dispatched() > before)

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use trunkline::domain::clock::{Clock, SystemClock};
 use trunkline::domain::event::{NewEvent, Payload, ReceiptKind};
 use trunkline::domain::message::InboundMessage;
-use trunkline::provider::contract::{Arrival, CommitError, Seq, Signal, Sink};
+use trunkline::provider::contract::{Arrival, CommitError, SentMessage, Seq, Signal, Sink};
 use trunkline::store::{Applied, Change, ReceiptArrival, SessionStore};
 
 /// How long a test waits for anything.
@@ -95,7 +95,7 @@ pub(crate) struct TestSink {
     held: watch::Sender<bool>,
     refuse_commits: AtomicBool,
     lose_commits: AtomicBool,
-    pub(crate) sent: Mutex<HashMap<String, Vec<u8>>>,
+    pub(crate) sent: Mutex<HashMap<String, SentMessage>>,
 }
 
 fn change(arrival: &Arrival) -> Change {
@@ -293,7 +293,7 @@ impl Sink for TestSink {
             .is_some())
     }
 
-    async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {
+    async fn sent_message(&self, stanza_id: &str) -> Result<Option<SentMessage>, CommitError> {
         Ok(self.sent.lock().unwrap().get(stanza_id).cloned())
     }
 }

@@ -11,7 +11,7 @@ use trunkline::domain::ids::{MessageId, SessionId, SessionName, WorkspaceId};
 use trunkline::domain::message::{Content, MessageState, OutboundMessage, Priority};
 use trunkline::domain::person::Person;
 use trunkline::domain::session::{Cause, Desired, Traffic};
-use trunkline::provider::contract::{Line, Mode, Provider as _, SendError};
+use trunkline::provider::contract::{Line, Mode, Provider as _, SendError, SentMessage};
 use trunkline::provider::multidevice::{MultideviceConfig, MultideviceProvider, NAME};
 use trunkline::store::keyring::Keks;
 use trunkline::store::memory::MemoryEngine;
@@ -184,7 +184,11 @@ impl World {
         let content = Content::Text { text: text.into() };
         let encoded = self.provider.encode(&to, &content).unwrap();
         let mut sent = self.sink.sent.lock().unwrap();
-        sent.insert(encoded.stanza_id.clone(), encoded.bytes.clone());
+        let copy = SentMessage {
+            to: to.clone(),
+            encoded: encoded.bytes.clone(),
+        };
+        sent.insert(encoded.stanza_id.clone(), copy);
         OutboundMessage {
             id: MessageId(uuid::Uuid::nil()),
             stanza_id: encoded.stanza_id,

@@ -5,14 +5,15 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 use whatsapp_rust::pair_code::PairCodeOptions;
 
 use super::client::{Built, Parts};
 use super::facts::Facts;
 use super::pairing::MAX_CODES;
 use super::resync::{Announced, Resync};
-use super::{retries, send};
+use super::retries::Answerer;
+use super::send;
 use crate::domain::session::Cause;
 use crate::provider::contract::{Mode, ProbeError, Signal};
 
@@ -63,10 +64,11 @@ impl Attempt<'_> {
         let close = built.watch.begin();
         built.chores.reset();
         self.parts.shared.inflight.reset();
-        self.parts
-            .shared
-            .retries
-            .interrupted(self.parts.clock.elapsed());
+        let retries = &self.parts.shared.retries;
+        retries.interrupted();
+        if self.mode != Mode::Login {
+            retries.clear();
+        }
         built.device.set_unconfirmed(self.unconfirmed);
         built.show_qr.store(
             self.mode == Mode::PairByQr,
@@ -197,6 +199,10 @@ impl Attempt<'_> {
     async fn go_online(&self, helpers: &mut JoinSet<()>) -> Result<(), crate::store::StoreError> {
         let (built, sink) = (self.built, &self.parts.sink);
         self.facts.started().await?;
+        self.parts
+            .shared
+            .retries
+            .resumed(self.parts.clock.elapsed());
         sink.signal(Signal::Online {
             account: built.refresh_account(),
         });
@@ -215,16 +221,15 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Answers the requests for another copy that the library passed over.
+    /// Answers the requests for another copy that nobody has answered.
     fn answer_overlooked(&self, helpers: &mut JoinSet<()>) {
-        let retries = &self.parts.shared.retries;
-        for request in retries.due(self.parts.clock.elapsed()) {
-            helpers.spawn(retries::answer(
-                std::sync::Arc::clone(&self.built.client),
-                std::sync::Arc::clone(&self.parts.sink),
-                std::sync::Arc::clone(retries),
-                request,
-            ));
+        let answerer = Answerer {
+            client: std::sync::Arc::clone(&self.built.client),
+            backend: std::sync::Arc::clone(&self.built.backend),
+            retries: std::sync::Arc::clone(&self.parts.shared.retries),
+        };
+        if let Some(work) = answerer.work(self.parts.clock.elapsed()) {
+            helpers.spawn(work.in_current_span());
         }
     }
 
@@ -280,7 +285,7 @@ impl Attempt<'_> {
             });
             return;
         }
-        if watch.is_logged_in() {
+        if watch.is_logged_in() && deadlines.online.is_none() {
             self.answer_overlooked(helpers);
         }
         let silent = watch.silence().is_some_and(|age| age >= config.silence);

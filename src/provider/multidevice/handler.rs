@@ -145,6 +145,7 @@ impl Handler {
                 }
             }
             Event::Receipt(it) => {
+                self.shared.retries.receipt(it);
                 self.enqueue(receipt::receipt(it, &self.account(), &self.mappings));
             }
             Event::ServerAck(ack) => self.server_ack(ack, now),
@@ -206,7 +207,7 @@ impl Handler {
             "ack" => self.watch.ack_arrived(),
             "message" => self.message_stanza(stanza, now),
             "call" => self.caller(node),
-            "receipt" => self.shared.retries.receipt(node, self.watch.elapsed()),
+            "receipt" => self.shared.retries.stanza(node, self.watch.elapsed()),
             "notification" if attr(node, "type").as_deref() == Some("server_sync") => {
                 for collection in node.get_children_by_tag("collection") {
                     if let Some(name) = attr(collection, "name") {
@@ -248,14 +249,16 @@ impl Handler {
 
     /// The number of who calls, which an offer tells beside the LID and the library keeps to itself.
     fn caller(&self, node: &NodeRef<'_>) {
-        for action in node.children().unwrap_or_default() {
-            let names = jid(action, "call-creator").zip(jid(action, "caller_pn"));
-            if let Some((lid, phone)) = names
-                && lid.server.is_lid_family()
-                && phone.server.is_pn_family()
-            {
-                self.mappings.learn(lid.user_base(), phone.user_base());
-            }
+        let Some(offer) = node.get_optional_child("offer") else {
+            return;
+        };
+        let names = jid(offer, "call-creator").zip(jid(offer, "caller_pn"));
+        if let Some((lid, phone)) = names
+            && lid.server.is_lid_family()
+            && phone.server.is_pn_family()
+            && jid(node, "from").is_some_and(|from| from.is_same_user_as(&lid))
+        {
+            self.mappings.learn(lid.user_base(), phone.user_base());
         }
     }
 

@@ -60,7 +60,7 @@ impl Mappings {
     /// Two names of one person, as a stanza stated them; for lookups by the event handler. Does not
     /// replace what is known better.
     pub(super) fn learn(&self, lid: &str, phone: &str) {
-        if self.lid_of(phone).is_some() {
+        if self.lid_of(phone).is_some() || self.phone_of(lid).is_some() {
             return;
         }
         self.keep(&Arc::new(LidPnEntry::with_timestamp(

@@ -50,8 +50,9 @@ mod transport;
 mod upload;
 mod watch;
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
@@ -59,6 +60,7 @@ pub use self::config::{ConfigError, MultideviceConfig, Platform};
 pub use self::endpoint::{Endpoint, EndpointError, SIMULATOR_BUILD};
 use self::http::MediaHttp;
 use self::line::MultideviceLine;
+use self::retries::Retries;
 use self::transport::Dialer;
 use super::contract::{Capabilities, EncodeError, Encoded, Line, OpenError, Provider, Sink};
 use crate::domain::clock::{Clock, Entropy};
@@ -77,6 +79,8 @@ pub struct MultideviceProvider {
     media: MediaHttp,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
+    /// By session, so that a line that is built anew goes on with them.
+    retries: Mutex<HashMap<SessionName, Arc<Retries>>>,
 }
 
 impl fmt::Debug for MultideviceProvider {
@@ -112,7 +116,14 @@ impl MultideviceProvider {
             media,
             clock,
             entropy,
+            retries: Mutex::default(),
         })
+    }
+
+    fn retries(&self, name: &SessionName) -> Arc<Retries> {
+        let mut known = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, retries| Arc::strong_count(retries) > 1 || !retries.is_empty());
+        Arc::clone(known.entry(name.clone()).or_default())
     }
 }
 
@@ -150,7 +161,7 @@ impl Provider for MultideviceProvider {
             sink,
             clock: Arc::clone(&self.clock),
             entropy: self.entropy.clone(),
-            shared: Arc::default(),
+            shared: Arc::new(backend::Shared::new(self.retries(&name))),
             mappings: mappings::Mappings::new(self.config.mapping_cache),
         };
         Ok(Arc::new(MultideviceLine::open(name, parts).await?))

@@ -1,4 +1,4 @@
-//! Requests for another copy of a sent message (`<receipt type="retry">`) that the library passes over.
+//! Requests for another copy of a sent message (`<receipt type="retry">`) that stay without an answer.
 //!
 //! The library answers one request per message and device at a time and drops, without a word, what
 //! comes meanwhile. The first answer goes out in the Signal session that the device may have lost, and
@@ -10,18 +10,25 @@
 //! request it takes up, which tells how many it took; a device's repeated request beyond these, and any
 //! that was open when the connection ended, is answered here, unless a delivery or a later request
 //! settles it first. A copy too many does no harm: it has the same id, and devices show an id once.
+//! Own devices are left to the library: what it refuses them must not come another way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
+use wacore::iq::prekeys::PreKeyFetchSpec;
 use wacore::protocol::retry::{MAX_RETRY_COUNT, MIN_RETRY_COUNT_FOR_KEYS};
+use wacore::store::traits::SignalStore as _;
+use wacore::types::events::Receipt;
+use wacore::types::jid::JidExt as _;
+use wacore::types::presence::ReceiptType;
 use wacore_binary::{Jid, NodeRef};
 use whatsapp_rust::Client;
 use whatsapp_rust::features::MessageRetransmission;
 
-use crate::provider::contract::Sink;
+use super::backend::KeyBackend;
 
 /// How long the library has for taking a request up, and the device for confirming the answer.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -29,140 +36,159 @@ const SETTLE: Duration = Duration::from_secs(3);
 const FORGET_AFTER: Duration = Duration::from_mins(2);
 /// How often an answer is tried.
 const MAX_TRIES: u8 = 3;
-/// Messages noted at most. Beyond, the notes start anew: a note lost costs an answer only where the
-/// library drops a request at the same time.
-const MAX_MESSAGES: usize = 1_024;
+/// Answered in one go, so that a group whose members all ask is no burst.
+const MAX_AT_ONCE: usize = 10;
+/// Requests noted at most. Beyond, the oldest message's are forgotten: a note lost costs an answer only
+/// where the library drops a request at the same time.
+const MAX_REQUESTS: usize = 1_024;
+/// Stanza ids are some twenty characters.
+const MAX_ID: usize = 128;
 
 /// A device's request for another copy.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Request {
-    pub(super) stanza_id: String,
+    stanza_id: String,
     chat: Jid,
     asker: Jid,
-    /// The chat's other side, when an own device asks.
-    recipient: Option<Jid>,
     count: u8,
 }
 
 impl Request {
-    /// Reads a retry receipt. `None` for what nobody would answer: too many requests, or no address.
+    /// Reads a retry receipt. `None` for what is not answered here.
     fn read(receipt: &NodeRef<'_>) -> Option<Self> {
         let retry = receipt.get_optional_child("retry")?;
-        let text = |node: &NodeRef<'_>, key: &str| {
-            node.get_attr(key).map(|value| value.as_str().into_owned())
+        let text = |key: &str| {
+            let value = retry.get_attr(key)?;
+            Some(value.as_str().into_owned())
         };
-        let count = text(retry, "count").and_then(|count| count.parse().ok());
+        let count = text("count").and_then(|count| count.parse().ok());
         let count = count.unwrap_or(1);
-        let from = jid(receipt, "from")?;
-        let recipient = jid(receipt, "recipient");
-        let chat = recipient.as_ref().unwrap_or(&from).to_non_ad();
-        (1..MAX_RETRY_COUNT).contains(&count).then_some(())?;
+        let stanza_id = text("id")?;
+        let is_answerable = (1..MAX_RETRY_COUNT).contains(&count) && stanza_id.len() <= MAX_ID;
+        // Only own devices name a recipient.
+        if !is_answerable || receipt.get_attr("recipient").is_some() {
+            return None;
+        }
+        let from = receipt.get_attr("from")?.to_jid()?;
+        let participant = receipt.get_attr("participant");
         Some(Self {
-            stanza_id: text(retry, "id")?,
-            chat,
-            asker: jid(receipt, "participant").unwrap_or(from),
-            recipient,
+            stanza_id,
+            chat: from.to_non_ad(),
+            asker: match participant {
+                Some(participant) => participant.to_jid()?,
+                None => from,
+            },
             count,
         })
     }
-}
-
-fn jid(node: &NodeRef<'_>, key: &str) -> Option<Jid> {
-    node.get_attr(key)?.to_jid()
 }
 
 #[derive(Debug)]
 struct Open {
     request: Request,
     since: Duration,
-    /// When it is looked at; `None` while there is no doubt that the library took it up.
-    due: Option<Duration>,
-    /// Whether its connection ended, so that nothing is known of the answer.
-    interrupted: bool,
+    doubt: Doubt,
     tries: u8,
+}
+
+/// Whether a request may have been left without an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Doubt {
+    /// It came first: the library takes it up.
+    None,
+    /// It came while the library may have been at an earlier one; looked at then.
+    Repeated { look: Duration },
+    /// Its connection ended; looked at once the next has settled.
+    Interrupted { look: Option<Duration> },
 }
 
 /// The requests for one message.
 #[derive(Debug, Default)]
 struct Asked {
     /// Requests the library has not taken up (yet).
-    not_taken: u32,
+    not_taken: usize,
     open: Vec<Open>,
 }
 
-/// See the module documentation.
+impl Asked {
+    /// What is still in doubt bounds what can have been passed over.
+    fn settle(&mut self, settled: impl Fn(&Open) -> bool) {
+        self.open.retain(|open| !settled(open));
+        let repeated = |open: &&Open| matches!(open.doubt, Doubt::Repeated { .. });
+        let doubtful = self.open.iter().filter(repeated).count();
+        self.not_taken = self.not_taken.min(doubtful);
+    }
+}
+
+/// See the module documentation. Times are of the monotonic clock
+/// ([`crate::domain::clock::Clock::elapsed`]).
 #[derive(Debug, Default)]
-pub(super) struct Retries(Mutex<HashMap<String, Asked>>);
+pub(super) struct Retries {
+    asked: Mutex<HashMap<String, Asked>>,
+    answering: AtomicBool,
+}
 
 impl Retries {
     fn asked(&self) -> MutexGuard<'_, HashMap<String, Asked>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of any receipt, before the library sees it. Times are of the monotonic clock
-    /// ([`crate::domain::clock::Clock::elapsed`]).
-    pub(super) fn receipt(&self, receipt: &NodeRef<'_>, now: Duration) {
+    /// Takes note of a receipt that may be a request, before the library sees it.
+    pub(super) fn stanza(&self, receipt: &NodeRef<'_>, now: Duration) {
         let kind = receipt.get_attr("type");
-        if kind.is_some_and(|kind| kind.as_str() == "retry") {
-            if let Some(request) = Request::read(receipt) {
-                self.request(request, now);
-            }
-        } else {
-            self.delivered(receipt);
+        if kind.is_some_and(|kind| kind.as_str() == "retry")
+            && let Some(request) = Request::read(receipt)
+        {
+            self.request(request, now);
         }
     }
 
     fn request(&self, request: Request, now: Duration) {
         let mut asked = self.asked();
-        if asked.len() >= MAX_MESSAGES {
-            asked.clear();
-        }
+        make_room(&mut asked, &request.stanza_id);
         let message = asked.entry(request.stanza_id.clone()).or_default();
-        message.not_taken += 1;
         let known = message
             .open
             .iter_mut()
             .find(|open| open.request.asker == request.asker);
+        let (doubt, tries) = (Doubt::Repeated { look: now + SETTLE }, 0);
         match known {
             // What is asked again in the same words has the answer that is under way.
-            Some(open) if open.request.count >= request.count => {}
+            Some(open) if open.request.count >= request.count => return,
             Some(open) => {
-                open.request = request;
-                open.since = now;
-                open.due = Some(now + SETTLE);
-                open.interrupted = false;
-                open.tries = 0;
+                *open = Open {
+                    request,
+                    since: now,
+                    doubt,
+                    tries,
+                }
             }
             None => message.open.push(Open {
                 request,
                 since: now,
-                due: None,
-                interrupted: false,
-                tries: 0,
+                doubt: Doubt::None,
+                tries,
             }),
         }
+        message.not_taken += 1;
     }
 
-    /// A receipt of any other kind: the device has the message.
-    fn delivered(&self, receipt: &NodeRef<'_>) {
+    /// A receipt of any kind: who has the message does not wait for it.
+    pub(super) fn receipt(&self, receipt: &Receipt) {
+        use ReceiptType as R;
+        let has_it = matches!(
+            receipt.r#type,
+            R::Delivered | R::Inactive | R::Read | R::Played
+        );
         let mut asked = self.asked();
-        if asked.is_empty() {
+        if !has_it || asked.is_empty() {
             return;
         }
-        let Some(by) = jid(receipt, "participant").or_else(|| jid(receipt, "from")) else {
-            return;
-        };
-        let listed = receipt
-            .get_optional_child("list")
-            .into_iter()
-            .flat_map(|list| list.get_children_by_tag("item"))
-            .filter_map(|item| item.get_attr("id"));
-        for id in receipt.get_attr("id").into_iter().chain(listed) {
-            let id = id.as_str();
-            if let Some(message) = asked.get_mut(id.as_ref()) {
-                message.open.retain(|open| open.request.asker != by);
+        for id in &receipt.message_ids {
+            if let Some(message) = asked.get_mut(id.as_str()) {
+                message.settle(|open| open.request.asker == receipt.source.sender);
                 if message.open.is_empty() {
-                    asked.remove(id.as_ref());
+                    asked.remove(id.as_str());
                 }
             }
         }
@@ -175,104 +201,181 @@ impl Retries {
         }
     }
 
-    /// The connection ended: whether anything open was answered is not known.
-    pub(super) fn interrupted(&self, now: Duration) {
-        let due = now + SETTLE;
+    /// A connection begins: whether what the last one left open was answered is not known.
+    pub(super) fn interrupted(&self) {
         for message in self.asked().values_mut() {
             message.not_taken = 0;
             for open in &mut message.open {
-                open.due = Some(due);
-                open.interrupted = true;
+                open.doubt = Doubt::Interrupted { look: None };
             }
         }
     }
 
-    /// What has to be answered now. Each stays noted, and comes again after a while, until
-    /// [`Self::answered`].
-    pub(super) fn due(&self, now: Duration) -> Vec<Request> {
+    /// The connection is ready: the receipts that waited at the server are coming.
+    pub(super) fn resumed(&self, now: Duration) {
+        for message in self.asked().values_mut() {
+            for open in &mut message.open {
+                if let Doubt::Interrupted { look } = &mut open.doubt {
+                    *look = Some(now + SETTLE);
+                    open.since = open.since.max(now.saturating_sub(FORGET_AFTER / 2));
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked().is_empty()
+    }
+
+    /// Another account, or none: nobody waits for anything.
+    pub(super) fn clear(&self) {
+        self.asked().clear();
+    }
+
+    /// What has to be answered now, a few at a time. Each stays noted, and comes again after a while,
+    /// until [`Self::answered`].
+    fn due(&self, now: Duration) -> Vec<Request> {
         let mut due = Vec::new();
         self.asked().retain(|_, message| {
             let Asked { not_taken, open } = message;
+            open.retain(|open| now < open.since + FORGET_AFTER);
             for open in open.iter_mut() {
-                if open.due.is_none_or(|at| at > now) {
-                    continue;
-                }
-                if !open.interrupted && open.tries == 0 {
-                    if *not_taken == 0 {
-                        open.due = None;
-                        continue;
+                let again = now + SETTLE * 2;
+                match &mut open.doubt {
+                    _ if due.len() == MAX_AT_ONCE => break,
+                    Doubt::Repeated { look } if *look <= now => {
+                        if open.tries == 0 && *not_taken == 0 {
+                            open.doubt = Doubt::None;
+                            continue;
+                        }
+                        *not_taken -= usize::from(open.tries == 0);
+                        *look = again;
                     }
-                    *not_taken -= 1;
+                    Doubt::Interrupted { look: Some(look) } if *look <= now => *look = again,
+                    _ => continue,
                 }
                 open.tries += 1;
-                open.due = (open.tries < MAX_TRIES).then(|| now + SETTLE * 2);
+                if open.tries == MAX_TRIES {
+                    open.doubt = Doubt::None;
+                }
                 due.push(open.request.clone());
             }
-            open.retain(|open| now < open.since + FORGET_AFTER);
             !open.is_empty()
         });
         due
     }
 
     /// The answer is on its way.
-    pub(super) fn answered(&self, request: &Request) {
-        let mut asked = self.asked();
-        if let Some(message) = asked.get_mut(&request.stanza_id) {
-            message.open.retain(|open| open.request != *request);
+    fn answered(&self, request: &Request) {
+        if let Some(message) = self.asked().get_mut(&request.stanza_id) {
+            message.settle(|open| open.request == *request);
         }
     }
 }
 
-/// Answers a request the library passed over, from the outbox.
-pub(super) async fn answer(
-    client: Arc<Client>,
-    sink: Arc<dyn Sink>,
-    retries: Arc<Retries>,
-    request: Request,
-) {
-    let body = match sink.sent_message(&request.stanza_id).await {
-        Ok(Some(body)) => body,
-        Ok(None) => {
-            debug!("the message that is asked for again is not of the outbox");
-            return retries.answered(&request);
-        }
-        Err(error) => return warn!(%error, "the outbox cannot be read for a request"),
-    };
-    let message = match waproto::codec::message_decode(&body) {
-        Ok(message) => message,
-        Err(error) => {
-            warn!(%error, "the message that is asked for again cannot be decoded");
-            return retries.answered(&request);
-        }
-    };
-    if request.count >= MIN_RETRY_COUNT_FOR_KEYS {
-        // Whoever asks twice cannot open what this session seals. The next one is built from the
-        // bundle at the server, as for a device never written to.
-        let asker = std::slice::from_ref(&request.asker);
-        if let Err(error) = client.signal().delete_sessions(asker).await {
-            return warn!(%error, "a dead Signal session could not be removed");
-        }
+/// Forgets the requests for the oldest message when there are too many.
+fn make_room(asked: &mut HashMap<String, Asked>, wanted: &str) {
+    let total: usize = asked.values().map(|message| message.open.len()).sum();
+    if total < MAX_REQUESTS {
+        return;
     }
-    let mut copy = MessageRetransmission::new(
-        request.chat.clone(),
-        request.asker.clone(),
-        message,
-        request.stanza_id.clone(),
-        request.count,
-    );
-    if let Some(recipient) = &request.recipient {
-        copy = copy.with_recipient(recipient.clone());
+    let newest = |message: &Asked| message.open.iter().map(|open| open.since).max();
+    let others = asked.iter().filter(|(id, _)| *id != wanted);
+    let oldest = others.min_by_key(|(_, message)| newest(message));
+    let oldest = oldest.map_or(wanted, |(id, _)| id).to_owned();
+    asked.remove(&oldest);
+}
+
+/// What answers: one at a time, so that two requests of one device do not undo each other's session.
+pub(super) struct Answerer {
+    pub(super) client: Arc<Client>,
+    pub(super) backend: Arc<KeyBackend>,
+    pub(super) retries: Arc<Retries>,
+}
+
+/// Ends the turn of whoever answers.
+struct Turn(Arc<Retries>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.answering.store(false, Ordering::SeqCst);
     }
-    match client.retransmit_message(copy).await {
-        Ok(()) => {
-            retries.answered(&request);
-            metrics::counter!("trunkline_overlooked_retries_total").increment(1);
-            info!(
-                count = request.count,
-                "a request for another copy had been passed over; it is answered now"
-            );
+}
+
+impl Answerer {
+    /// The work to do now, if there is any and nobody does it already.
+    pub(super) fn work(self, now: Duration) -> Option<impl Future<Output = ()>> {
+        if self.retries.answering.swap(true, Ordering::SeqCst) {
+            return None;
         }
-        Err(error) => warn!(%error, "a request for another copy could not be answered yet"),
+        let turn = Turn(Arc::clone(&self.retries));
+        let due = self.retries.due(now);
+        (!due.is_empty()).then_some(async move {
+            let _turn = turn;
+            let mut renewed = HashSet::new();
+            for request in due {
+                if let Err(error) = self.answer(&request, &mut renewed).await {
+                    warn!(%error, "a request for another copy could not be answered yet");
+                }
+            }
+        })
+    }
+
+    async fn answer(&self, request: &Request, renewed: &mut HashSet<Jid>) -> anyhow::Result<()> {
+        let (chat, id) = (&request.chat, &request.stanza_id);
+        let Some(body) = self.backend.sent_to(chat, id).await? else {
+            debug!("what is asked for again is not of the outbox, or was for somebody else");
+            self.retries.answered(request);
+            return Ok(());
+        };
+        if !self.has_session(request, renewed).await? {
+            debug!("a device without a session asks again, without keys");
+            self.retries.answered(request);
+            return Ok(());
+        }
+        let copy = MessageRetransmission::new(
+            chat.clone(),
+            request.asker.clone(),
+            waproto::codec::message_decode(&body)?,
+            id.clone(),
+            request.count,
+        );
+        self.client.retransmit_message(copy).await?;
+        self.retries.answered(request);
+        metrics::counter!("trunkline_overlooked_retries_total").increment(1);
+        info!(
+            count = request.count,
+            "a request for another copy had no answer; it has one now"
+        );
+        Ok(())
+    }
+
+    /// Whether the asker can be written to. Who asks with keys cannot open what the present session
+    /// seals: it gets a new one, beside which the old one still opens what is under way.
+    async fn has_session(
+        &self,
+        request: &Request,
+        renewed: &mut HashSet<Jid>,
+    ) -> anyhow::Result<bool> {
+        let (signal, asker) = (self.client.signal(), &request.asker);
+        if request.count < MIN_RETRY_COUNT_FOR_KEYS || renewed.contains(asker) {
+            return Ok(signal.validate_session(asker).await?);
+        }
+        let mut wanted = PreKeyFetchSpec::new(vec![asker.clone()]);
+        // A companion's bundle is vouched for by its account's key, which the server may leave out.
+        let account = asker.with_device(0).to_protocol_address();
+        if asker.device != 0
+            && let Some(identity) = self.backend.load_identity(account.as_str()).await?
+        {
+            wanted = wanted.with_account_identities([(asker.clone(), identity)].into());
+        }
+        let fetched = self.client.execute(wanted).await?;
+        let Some(bundle) = fetched.bundles.into_values().next() else {
+            return Ok(false);
+        };
+        signal.install_prekey_bundle(asker, &bundle).await?;
+        renewed.insert(asker.clone());
+        Ok(true)
     }
 }
 

@@ -1,50 +1,15 @@
 //! Which requests are answered here, and which are left to the library.
 
+use wacore::types::message::MessageSource;
 use wacore_binary::OwnedNodeRef;
 use wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore::chrono::DateTime;
 
 use super::*;
 
 const ANA: &str = "15551234567:2@s.whatsapp.net";
 const BEN: &str = "999:0@lid";
 const GROUP: &str = "12036302@g.us";
-
-fn told(retries: &Noted, node: NodeBuilder) {
-    let wire = wacore_binary::marshal::marshal(&node.build()).unwrap();
-    // The first byte says whether what follows is compressed.
-    let node = OwnedNodeRef::new(wire[1..].to_vec()).unwrap();
-    retries.retries.receipt(node.get(), retries.now.get());
-}
-
-fn retry(id: &str, count: u8) -> NodeBuilder {
-    NodeBuilder::new("receipt")
-        .attr("id", id)
-        .attr("type", "retry")
-        .children([NodeBuilder::new("retry")
-            .attr("id", id)
-            .attr("count", count)
-            .build()])
-}
-
-fn asks(retries: &Noted, from: &str, id: &str, count: u8) {
-    told(retries, retry(id, count).attr("from", from));
-}
-
-fn asks_in_group(retries: &Noted, from: &str, id: &str, count: u8) {
-    let request = retry(id, count).attr("from", GROUP);
-    told(retries, request.attr("participant", from));
-}
-
-fn received(retries: &Noted, from: &str, ids: &[&str]) {
-    let items = ids[1..]
-        .iter()
-        .map(|id| NodeBuilder::new("item").attr("id", *id).build());
-    let receipt = NodeBuilder::new("receipt")
-        .attr("id", ids[0])
-        .attr("from", from);
-    let list = NodeBuilder::new("list").children(items).build();
-    told(retries, receipt.children([list]));
-}
 
 /// The notes under a clock that a test moves.
 #[derive(Default)]
@@ -58,179 +23,261 @@ impl Noted {
         self.now.set(self.now.get() + time);
     }
 
-    fn settled(&self) {
+    fn settle(&self) {
         self.pass(SETTLE * 3);
+    }
+
+    fn told(&self, node: NodeBuilder) {
+        let wire = wacore_binary::marshal::marshal(&node.build()).unwrap();
+        // The first byte says whether what follows is compressed.
+        let node = OwnedNodeRef::new(wire[1..].to_vec()).unwrap();
+        self.retries.stanza(node.get(), self.now.get());
+    }
+
+    fn asks(&self, from: &str, id: &str, count: u8) {
+        self.told(retry(id, count).attr("from", from));
+    }
+
+    fn asks_in_group(&self, from: &str, id: &str, count: u8) {
+        let request = retry(id, count).attr("from", GROUP);
+        self.told(request.attr("participant", from));
+    }
+
+    fn has(&self, from: &str, ids: &[&str], kind: ReceiptType) {
+        let from: Jid = from.parse().unwrap();
+        let receipt = Receipt::builder()
+            .source(MessageSource {
+                chat: from.to_non_ad(),
+                sender: from,
+                ..MessageSource::default()
+            })
+            .message_ids(ids.iter().map(|id| (*id).into()).collect())
+            .timestamp(DateTime::from_timestamp(1_700_000_000, 0).unwrap())
+            .r#type(kind)
+            .offline(false)
+            .build();
+        self.retries.receipt(&receipt);
     }
 
     fn due(&self) -> Vec<Request> {
         self.retries.due(self.now.get())
     }
+
+    /// What is due, as (device, message, attempt).
+    fn told_due(&self) -> Vec<(Jid, String, u8)> {
+        let mut due: Vec<_> = self
+            .due()
+            .into_iter()
+            .map(|it| (it.asker, it.stanza_id, it.count))
+            .collect();
+        due.sort_by_key(|(asker, id, _)| (id.clone(), asker.to_string()));
+        due
+    }
 }
 
-/// What is due, told as (device, attempt).
-fn due(retries: &Noted) -> Vec<(String, u8)> {
-    let due = retries.due().into_iter();
-    due.map(|it| (it.asker.to_string(), it.count)).collect()
+fn jid(text: &str) -> Jid {
+    text.parse().unwrap()
+}
+
+fn retry(id: &str, count: u8) -> NodeBuilder {
+    NodeBuilder::new("receipt")
+        .attr("id", id)
+        .attr("type", "retry")
+        .children([NodeBuilder::new("retry")
+            .attr("id", id)
+            .attr("count", count)
+            .build()])
 }
 
 #[test]
 fn what_the_library_takes_up_is_left_to_it() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", 1);
-    retries.retries.taken("A");
-    asks(&retries, ANA, "A", 2);
-    retries.retries.taken("A");
-    retries.settled();
-    assert_eq!(due(&retries), []);
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.retries.taken("A");
+    noted.asks(ANA, "A", 2);
+    noted.retries.taken("A");
+    noted.settle();
+    assert_eq!(noted.due(), []);
 }
 
 #[test]
 fn a_repeated_request_that_was_passed_over_is_answered_once() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", 1);
-    asks(&retries, ANA, "A", 2);
-    retries.retries.taken("A");
-    assert_eq!(due(&retries), [], "the library gets its time");
-    retries.settled();
-    let request = retries.due().pop().unwrap();
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.asks(ANA, "A", 2);
+    noted.retries.taken("A");
+    assert_eq!(noted.due(), [], "the library gets its time");
+    noted.settle();
+    let request = noted.due().pop().unwrap();
     assert_eq!((request.stanza_id.as_str(), request.count), ("A", 2));
-    assert_eq!(request.asker, ANA.parse::<Jid>().unwrap());
-    assert_eq!(
-        request.chat,
-        "15551234567@s.whatsapp.net".parse::<Jid>().unwrap()
-    );
-    retries.retries.answered(&request);
-    retries.settled();
-    assert_eq!(due(&retries), []);
+    assert_eq!(request.asker, jid(ANA));
+    assert_eq!(request.chat, jid("15551234567@s.whatsapp.net"));
+    noted.retries.answered(&request);
+    noted.settle();
+    assert_eq!(noted.due(), []);
 }
 
 #[test]
 fn an_answer_that_fails_is_tried_again_and_not_for_ever() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", 1);
-    asks(&retries, ANA, "A", 2);
-    retries.retries.taken("A");
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.asks(ANA, "A", 2);
+    noted.retries.taken("A");
     let mut tries = 0;
     for _ in 0..10 {
-        retries.settled();
-        tries += due(&retries).len();
+        noted.settle();
+        tries += noted.due().len();
     }
     assert_eq!(tries, usize::from(MAX_TRIES));
 }
 
 #[test]
 fn a_delivery_settles_a_request_of_that_device_alone() {
-    let retries = Noted::default();
+    let noted = Noted::default();
     for id in ["A", "B", "C"] {
         for count in [1, 2] {
-            asks(&retries, ANA, id, count);
-            asks(&retries, BEN, id, count);
+            noted.asks(ANA, id, count);
+            noted.asks(BEN, id, count);
         }
     }
-    received(&retries, ANA, &["A", "B"]);
-    received(&retries, BEN, &["C"]);
-    retries.settled();
-    let mut due: Vec<_> = retries
-        .due()
-        .into_iter()
-        .map(|it| (it.stanza_id, it.asker))
-        .collect();
-    due.sort_by(|a, b| a.0.cmp(&b.0));
-    let (ana, ben): (Jid, Jid) = (ANA.parse().unwrap(), BEN.parse().unwrap());
+    noted.has(ANA, &["A", "B"], ReceiptType::Delivered);
+    noted.has(BEN, &["C"], ReceiptType::Read);
+    // It went as far as the server, no further.
+    noted.has(BEN, &["A"], ReceiptType::Sent);
+    noted.settle();
+    let (ana, ben) = (jid(ANA), jid(BEN));
     assert_eq!(
-        due,
+        noted.told_due(),
         [
-            ("A".into(), ben.clone()),
-            ("B".into(), ben),
-            ("C".into(), ana)
+            (ben.clone(), "A".into(), 2),
+            (ben, "B".into(), 2),
+            (ana, "C".into(), 2)
         ]
     );
 }
 
 #[test]
+fn what_was_settled_is_not_held_against_others() {
+    let noted = Noted::default();
+    noted.asks_in_group(ANA, "A", 1);
+    noted.retries.taken("A");
+    noted.asks_in_group(BEN, "A", 1);
+    noted.retries.taken("A");
+    // Passed over, and settled by the first answer all the same.
+    noted.asks_in_group(ANA, "A", 2);
+    noted.has(ANA, &["A"], ReceiptType::Delivered);
+    noted.asks_in_group(BEN, "A", 2);
+    noted.retries.taken("A");
+    noted.settle();
+    assert_eq!(noted.due(), []);
+}
+
+#[test]
 fn the_same_words_twice_need_no_second_answer() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", 1);
-    asks(&retries, ANA, "A", 1);
-    retries.retries.taken("A");
-    retries.settled();
-    assert_eq!(due(&retries), []);
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.asks(ANA, "A", 1);
+    noted.retries.taken("A");
+    noted.settle();
+    assert_eq!(noted.due(), []);
 }
 
 #[test]
 fn in_a_group_the_one_that_repeated_itself_is_answered_there() {
-    let retries = Noted::default();
-    asks_in_group(&retries, ANA, "A", 1);
-    asks_in_group(&retries, BEN, "A", 1);
-    asks_in_group(&retries, BEN, "A", 2);
-    retries.retries.taken("A");
-    retries.retries.taken("A");
-    retries.settled();
-    let request = retries.due().pop().unwrap();
-    assert_eq!(request.asker, BEN.parse::<Jid>().unwrap());
-    assert_eq!(request.chat, GROUP.parse::<Jid>().unwrap());
-    assert_eq!(due(&retries), []);
+    let noted = Noted::default();
+    noted.asks_in_group(ANA, "A", 1);
+    noted.asks_in_group(BEN, "A", 1);
+    noted.asks_in_group(BEN, "A", 2);
+    noted.retries.taken("A");
+    noted.retries.taken("A");
+    noted.settle();
+    let request = noted.due().pop().unwrap();
+    assert_eq!(request.asker, jid(BEN));
+    assert_eq!(request.chat, jid(GROUP));
+    assert_eq!(noted.due(), []);
 }
 
 #[test]
-fn an_own_device_asks_about_the_chat_it_names() {
-    let retries = Noted::default();
-    for count in [1, 2] {
-        let request = retry("A", count).attr("from", BEN);
-        told(&retries, request.attr("recipient", ANA));
+fn what_a_connection_left_open_is_answered_once_the_next_has_settled() {
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.retries.taken("A");
+    noted.asks(BEN, "B", 1);
+    noted.has(BEN, &["B"], ReceiptType::Delivered);
+    noted.asks(BEN, "C", 1);
+    noted.settle();
+    assert_eq!(noted.due(), [], "nothing says that it was not answered");
+    noted.retries.interrupted();
+    // However long the next one takes to come, and if another is needed.
+    noted.pass(FORGET_AFTER / 2);
+    assert_eq!(noted.due(), [], "there is no connection");
+    noted.retries.interrupted();
+    noted.retries.resumed(noted.now.get());
+    assert_eq!(noted.due(), [], "deliveries may be waiting at the server");
+    noted.has(BEN, &["C"], ReceiptType::Delivered);
+    noted.settle();
+    assert_eq!(noted.told_due(), [(jid(ANA), "A".into(), 1)]);
+}
+
+#[test]
+fn a_few_are_answered_at_a_time_and_all_in_the_end() {
+    const MEMBERS: usize = MAX_AT_ONCE * 2 + 3;
+    let noted = Noted::default();
+    for member in 0..MEMBERS {
+        noted.asks_in_group(&format!("{member}@lid"), "A", 1);
     }
-    retries.settled();
-    let request = retries.due().pop().unwrap();
-    assert_eq!(request.chat, ANA.parse::<Jid>().unwrap().to_non_ad());
-    assert_eq!(request.recipient, Some(ANA.parse().unwrap()));
-}
-
-#[test]
-fn what_a_connection_left_open_is_answered_on_the_next() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", 1);
-    retries.retries.taken("A");
-    asks(&retries, BEN, "B", 1);
-    received(&retries, BEN, &["B"]);
-    retries.settled();
-    assert_eq!(due(&retries), [], "nothing says that it was not answered");
-    retries.retries.interrupted(retries.now.get());
-    assert_eq!(
-        due(&retries),
-        [],
-        "its delivery may be waiting at the server"
-    );
-    retries.settled();
-    assert_eq!(
-        due(&retries),
-        [(ANA.parse::<Jid>().unwrap().to_string(), 1)]
-    );
+    noted.retries.interrupted();
+    noted.retries.resumed(noted.now.get());
+    noted.settle();
+    let mut answered = HashSet::new();
+    for expected in [MAX_AT_ONCE, MAX_AT_ONCE, 3, 0] {
+        let due = noted.due();
+        assert_eq!(due.len(), expected);
+        for request in due {
+            noted.retries.answered(&request);
+            answered.insert(request.asker);
+        }
+    }
+    assert_eq!(answered.len(), MEMBERS);
 }
 
 #[test]
 fn requests_are_forgotten_and_their_number_is_bounded() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", 1);
-    retries.retries.interrupted(retries.now.get());
-    retries.pass(FORGET_AFTER);
-    assert_eq!(
-        due(&retries).len(),
-        1,
-        "looked at late, answered all the same"
-    );
-    assert!(retries.retries.asked().is_empty());
-    for n in 0..=MAX_MESSAGES {
-        asks(&retries, ANA, &n.to_string(), 1);
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.pass(FORGET_AFTER);
+    assert_eq!(noted.due(), []);
+    assert!(noted.retries.is_empty());
+    noted.asks(ANA, "A", 1);
+    for n in 0..2 * MAX_REQUESTS {
+        noted.pass(Duration::from_millis(1));
+        noted.asks(BEN, &format!("invented {n}"), 1);
     }
-    assert_eq!(retries.retries.asked().len(), 1);
+    assert_eq!(noted.retries.asked().len(), MAX_REQUESTS);
+    let noted = Noted::default();
+    for n in 0..2 * MAX_REQUESTS {
+        noted.asks_in_group(&format!("{n}@lid"), "A", 1);
+    }
+    let open = noted.retries.asked()["A"].open.len();
+    assert!((1..=MAX_REQUESTS).contains(&open), "{open}");
 }
 
 #[test]
-fn rubbish_is_no_request() {
-    let retries = Noted::default();
-    asks(&retries, ANA, "A", MAX_RETRY_COUNT);
-    asks(&retries, ANA, "A", 0);
-    told(&retries, NodeBuilder::new("receipt").attr("type", "retry"));
-    told(&retries, retry("A", 1));
-    assert!(retries.retries.asked().is_empty());
+fn rubbish_and_own_devices_are_no_requests() {
+    let noted = Noted::default();
+    noted.asks(ANA, "A", MAX_RETRY_COUNT);
+    noted.asks(ANA, "A", 0);
+    noted.asks(ANA, &"x".repeat(MAX_ID + 1), 1);
+    noted.told(NodeBuilder::new("receipt").attr("type", "retry"));
+    noted.told(retry("A", 1));
+    noted.told(retry("A", 1).attr("from", BEN).attr("recipient", ANA));
+    assert!(noted.retries.is_empty());
+}
+
+#[test]
+fn one_answers_at_a_time() {
+    let retries = Arc::new(Retries::default());
+    assert!(!retries.answering.swap(true, Ordering::SeqCst));
+    drop(Turn(Arc::clone(&retries)));
+    assert!(!retries.answering.load(Ordering::SeqCst));
 }

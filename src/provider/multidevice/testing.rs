@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::domain::event::NewEvent;
-use crate::provider::contract::{Arrival, CommitError, Seq, Signal, Sink};
+use crate::provider::contract::{Arrival, CommitError, SentMessage, Seq, Signal, Sink};
 
 #[derive(Debug, Clone, Default)]
 struct Progress {
@@ -23,7 +23,7 @@ pub(crate) struct PausedSink {
     pub(crate) arrivals: Mutex<Vec<Arrival>>,
     pub(crate) committed: Mutex<Vec<Arrival>>,
     pub(crate) signals: Mutex<Vec<Signal>>,
-    pub(crate) sent: Mutex<HashMap<String, Vec<u8>>>,
+    pub(crate) sent: Mutex<HashMap<String, SentMessage>>,
 }
 
 impl Default for PausedSink {
@@ -97,7 +97,7 @@ impl Sink for PausedSink {
         Ok(false)
     }
 
-    async fn sent_message(&self, stanza_id: &str) -> Result<Option<Vec<u8>>, CommitError> {
+    async fn sent_message(&self, stanza_id: &str) -> Result<Option<SentMessage>, CommitError> {
         Ok(self.sent.lock().unwrap().get(stanza_id).cloned())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::provider::contract::SentMessage;
+
 use crate::domain::clock::Clock as _;
 use crate::domain::event::Payload;
 use crate::domain::ids::RequestId;
@@ -329,7 +331,10 @@ async fn a_retry_receipt_is_answered_from_the_outbox() {
     let sink = h.world.peer(&name, |peer| peer.sink.clone()).unwrap();
     assert_eq!(
         sink.sent_message(&sent.stanza_id).await,
-        Ok(Some(sent.encoded))
+        Ok(Some(SentMessage {
+            to: sent.to,
+            encoded: sent.encoded
+        }))
     );
     assert_eq!(sink.sent_message("stranger").await, Ok(None));
 }

@@ -82,6 +82,14 @@ pub(super) struct Shared {
 const MAX_OUTBOX_IDS: usize = 4096;
 
 impl Shared {
+    /// Empty, but for requests that an earlier line of the session left.
+    pub(super) fn new(retries: Arc<Retries>) -> Self {
+        Self {
+            retries,
+            ..Self::default()
+        }
+    }
+
     /// Tells that the outbox holds this stanza's message.
     pub(super) fn held_by_outbox(&self, stanza_id: &str) {
         let mut ids = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);

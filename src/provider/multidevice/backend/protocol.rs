@@ -8,8 +8,11 @@ use wacore::store::traits::{
     TcTokenEntry,
 };
 
+use wacore_binary::Jid;
+
 use super::{KeyBackend, Result, codec, library};
 use crate::domain::clock::Timestamp;
+use crate::domain::person::Person;
 use crate::provider::multidevice::convert::event;
 use crate::provider::multidevice::convert::person::from_users;
 use crate::store::{KeyBatch, KeyId, KeyKind};
@@ -22,6 +25,64 @@ const OWN_MESSAGE_LIFE: std::time::Duration = std::time::Duration::from_hours(24
 impl KeyBackend {
     fn expires(&self, life: std::time::Duration) -> Timestamp {
         self.clock.now().plus(life)
+    }
+
+    /// What went out to `chat` under this stanza id. Nothing for whoever merely knows the id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(in super::super) async fn sent_to(
+        &self,
+        chat: &Jid,
+        stanza_id: &str,
+    ) -> Result<Option<Vec<u8>>> {
+        let sent = self.sink.sent_message(stanza_id).await;
+        let sent = sent.map_err(|error| StoreError::Database(Box::new(error)))?;
+        let Some(sent) = sent else {
+            return Ok(None);
+        };
+        let is_theirs = if chat.server.is_pn_family() {
+            let phone = chat.user_base().to_owned();
+            self.is_person(&sent.to, Some(phone), None).await?
+        } else if chat.server.is_lid_family() {
+            let lid = chat.user_base().to_owned();
+            self.is_person(&sent.to, None, Some(lid)).await?
+        } else {
+            sent.to.aliases().any(|alias| alias == chat.to_string())
+        };
+        Ok(is_theirs.then_some(sent.encoded))
+    }
+
+    /// Whether this is the person with that phone number or LID, with all that is known of both.
+    async fn is_person(
+        &self,
+        person: &Person,
+        phone: Option<String>,
+        lid: Option<String>,
+    ) -> Result<bool> {
+        let user = |jid: Option<&String>| {
+            let jid = jid.and_then(|jid| jid.parse::<Jid>().ok());
+            jid.map(|jid| jid.user_base().to_owned())
+        };
+        let digits = person
+            .phone
+            .as_ref()
+            .map(|phone| phone.trim_start_matches('+'));
+        let known = user(person.pn_jid.as_ref()).or(digits.map(str::to_owned));
+        let this = self.both_names(known, user(person.lid.as_ref())).await?;
+        let that = self.both_names(phone, lid).await?;
+        Ok(person.is_individual() && !this.differs_from(&that))
+    }
+
+    async fn both_names(&self, phone: Option<String>, lid: Option<String>) -> Result<Person> {
+        let entry = match (&phone, &lid) {
+            (Some(phone), None) => self.get_pn_mapping(phone).await?,
+            (None, Some(lid)) => self.lid_row(lid).await?,
+            _ => None,
+        };
+        let (known_phone, known_lid) = entry.map(|entry| (entry.phone_number, entry.lid)).unzip();
+        let (phone, lid) = (phone.or(known_phone), lid.or(known_lid));
+        Ok(from_users(phone.as_deref(), lid.as_deref()))
     }
 
     async fn lid_row(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
@@ -223,7 +284,7 @@ impl ProtocolStore for KeyBackend {
     /// record, complete and durable since before the send.
     async fn store_sent_message(
         &self,
-        _chat_jid: &str,
+        chat_jid: &str,
         message_id: &str,
         payload: &[u8],
     ) -> Result<()> {
@@ -232,7 +293,7 @@ impl ProtocolStore for KeyBackend {
         }
         let batch = KeyBatch::new().put_expiring(
             KeyKind::SentMessage,
-            KeyId::name(message_id),
+            KeyId::name(message_id).and_name(chat_jid),
             payload.to_vec(),
             self.expires(OWN_MESSAGE_LIFE),
         );
@@ -240,15 +301,12 @@ impl ProtocolStore for KeyBackend {
     }
 
     /// Reads without taking: a retry receipt lost with the connection must find the message again, and
-    /// the library counts retries itself. The outbox row answers whatever chat the receipt names,
-    /// because stanza ids are unique within a session's outbox.
-    async fn take_sent_message(
-        &self,
-        _chat_jid: &str,
-        message_id: &str,
-    ) -> Result<Option<Vec<u8>>> {
-        let sent = self.sink.sent_message(message_id).await;
-        let sent = sent.map_err(|error| StoreError::Database(Box::new(error)))?;
+    /// the library counts retries itself.
+    async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
+        let sent = match chat_jid.parse() {
+            Ok(chat) => self.sent_to(&chat, message_id).await?,
+            Err(_) => None,
+        };
         if let Some(bytes) = sent {
             // The library stores what it took again, after the resend.
             self.shared.held_by_outbox(message_id);
@@ -256,7 +314,10 @@ impl ProtocolStore for KeyBackend {
             return Ok(Some(bytes));
         }
         let row = self
-            .get(KeyKind::SentMessage, &KeyId::name(message_id))
+            .get(
+                KeyKind::SentMessage,
+                &KeyId::name(message_id).and_name(chat_jid),
+            )
             .await?;
         Ok(row.map(Into::into))
     }

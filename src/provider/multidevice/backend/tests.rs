@@ -15,7 +15,10 @@ use self::stories::{key, mac, mapping};
 use super::*;
 use crate::domain::clock::{Entropy, SystemClock};
 use crate::domain::ids::{SessionId, WorkspaceId};
+use crate::domain::person::Person;
 use crate::domain::session::Desired;
+use crate::provider::contract::SentMessage;
+use crate::provider::multidevice::convert::person::from_users;
 use crate::provider::multidevice::facts::Facts;
 use crate::provider::multidevice::testing::PausedSink;
 use crate::store::keyring::Keks;
@@ -159,25 +162,69 @@ async fn expiry_is_the_sweepers_business() {
 #[tokio::test]
 async fn retries_are_answered_from_the_outbox_as_often_as_asked() {
     let Setup { ours, sink, .. } = setup().await;
-    sink.sent
-        .lock()
-        .unwrap()
-        .insert("A".into(), b"outbox".to_vec());
+    let to = "15551@s.whatsapp.net";
+    let sent = SentMessage {
+        to: from_users(Some("15551"), None),
+        encoded: b"outbox".to_vec(),
+    };
+    sink.sent.lock().unwrap().insert("A".into(), sent);
     ours.shared.held_by_outbox("A");
-    ours.store_sent_message("c", "A", b"copy").await.unwrap();
-    ours.store_sent_message("c", "B", b"own").await.unwrap();
+    ours.store_sent_message(to, "A", b"copy").await.unwrap();
+    ours.store_sent_message(to, "B", b"own").await.unwrap();
     for _ in 0..2 {
-        let taken = ours.take_sent_message("c", "A").await.unwrap();
+        let taken = ours.take_sent_message(to, "A").await.unwrap();
         assert_eq!(taken.as_deref(), Some(&b"outbox"[..]));
-        let taken = ours.take_sent_message("c", "B").await.unwrap();
+        let taken = ours.take_sent_message(to, "B").await.unwrap();
         assert_eq!(taken.as_deref(), Some(&b"own"[..]));
     }
     sink.sent.lock().unwrap().clear();
     assert_eq!(
-        ours.take_sent_message("c", "A").await.unwrap(),
+        ours.take_sent_message(to, "A").await.unwrap(),
         None,
         "no copy was kept"
     );
+}
+
+#[tokio::test]
+async fn a_sent_message_is_for_those_it_was_sent_to_whoever_names_its_id() {
+    let Setup { ours, sink, .. } = setup().await;
+    ours.put_lid_mapping(&mapping("77", "15551")).await.unwrap();
+    ours.put_lid_mapping(&mapping("88", "15552")).await.unwrap();
+    let keep = |id: &str, to: Person| {
+        let encoded = id.as_bytes().to_vec();
+        let sent = SentMessage { to, encoded };
+        sink.sent.lock().unwrap().insert(id.into(), sent);
+    };
+    keep("P", from_users(Some("15551"), None));
+    keep("L", from_users(None, Some("77")));
+    keep("U", from_users(Some("15559"), None));
+    let group = Person {
+        provider_id: Some("12036302@g.us".into()),
+        ..Person::default()
+    };
+    keep("G", group);
+    ours.store_sent_message("15551@s.whatsapp.net", "O", b"own")
+        .await
+        .unwrap();
+    let gets = async |chat: &str, id: &str| {
+        let taken = ours.take_sent_message(chat, id).await.unwrap();
+        taken.is_some()
+    };
+    for id in ["P", "L"] {
+        assert!(gets("15551@s.whatsapp.net", id).await, "{id}");
+        assert!(gets("77@lid", id).await, "{id}");
+        assert!(!gets("15552@s.whatsapp.net", id).await, "{id}");
+        assert!(!gets("88@lid", id).await, "{id}");
+        assert!(!gets("99@lid", id).await, "{id}: a LID nobody knows");
+        assert!(!gets("12036302@g.us", id).await, "{id}");
+    }
+    assert!(gets("66@lid", "U").await, "may be the same person");
+    assert!(!gets("88@lid", "U").await, "is certainly another");
+    assert!(gets("12036302@g.us", "G").await);
+    assert!(!gets("12036303@g.us", "G").await);
+    assert!(!gets("15551@s.whatsapp.net", "G").await);
+    assert!(gets("15551@s.whatsapp.net", "O").await);
+    assert!(!gets("15552@s.whatsapp.net", "O").await);
 }
 
 #[tokio::test]
