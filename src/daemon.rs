@@ -35,7 +35,7 @@ use crate::provider::multidevice::{MultideviceProvider, SIMULATOR_BUILD};
 use crate::session::{Supervisor, SupervisorOptions};
 use crate::store::keyring::{KekSource, Keks};
 use crate::store::sled::SledEngine;
-use crate::store::{Retention, Store, StoreOptions};
+use crate::store::{Retention, Store, StoreError, StoreOptions};
 use crate::telemetry::{self, LogControl};
 
 pub use crate::store::backup::{Archive, Recipients, RestoreError, Restored, Unlock};
@@ -205,8 +205,7 @@ impl Daemon {
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
         // Before the sessions: a daemon that cannot be reached must not log numbers in and out again.
         let listeners = take_addresses(&options, &store).await?;
-        // Before the API answers: a call must find every session in its place.
-        supervisor.restore().await?;
+        start_sessions(&store, &supervisor, config).await?;
         let api = match ApiServer::serve(options, listeners).await {
             Ok(api) => api,
             Err(error) => {
@@ -318,6 +317,18 @@ impl Daemon {
         }
         background.finish(left().max(LAST_GRACE)).await && orderly
     }
+}
+
+/// Starts every session, before the API answers: a call must find each in its place. One whose workspace
+/// has no room must not connect first.
+async fn start_sessions(
+    store: &Store,
+    supervisor: &Supervisor,
+    config: &Config,
+) -> Result<(), StoreError> {
+    upkeep::look(store, &settings::retention(config)).await?;
+    supervisor.restore().await?;
+    Ok(())
 }
 
 /// Runs a listener and breaks the daemon when it ends without having been told to.

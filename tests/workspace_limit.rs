@@ -14,14 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
-use support::core::{Paired, arrivals, create_session, is_online, journal, pair, session};
+use support::core::{
+    Paired, arrivals, create_session, is_online, journal, pair, request_id, session, session_name,
+};
 use support::daemon::Daemon;
 use support::eventually;
 use tonic::transport::Channel;
 use trunkline::pb;
 use trunkline::pb::event_service_client::EventServiceClient;
+use trunkline::pb::session_service_client::SessionServiceClient;
 use trunkline::pb::workspace_service_client::WorkspaceServiceClient;
-use trunkline_simulator::{Account, NewAccount, Simulator, SimulatorConfig};
+use trunkline_simulator::{Account, Fact, NewAccount, Simulator, SimulatorConfig};
 
 const PATIENCE: Duration = Duration::from_mins(3);
 const SUBSCRIPTION: &str = "workspaces/default/subscriptions/default";
@@ -130,13 +133,26 @@ async fn at_its_size_limit_a_workspace_goes_offline_and_loses_nothing() {
 
     // What is written meanwhile waits at WhatsApp, also while the daemon is killed and started again.
     written.extend(write(&customer, &shop, 5, 10));
+    let logins = || {
+        let ledger = simulator.ledger();
+        let logins = ledger.facts().filter(|it| matches!(it, Fact::Login { .. }));
+        logins.count()
+    };
+    let before = logins();
     daemon.kill().await;
     daemon.start().await;
     let channel = daemon.channel().await.unwrap();
-    eventually("it is full again", PATIENCE, async || {
-        is_full(&channel).await
-    })
-    .await;
+    assert!(is_full(&channel).await, "known before anything connects");
+    let restart = pb::RestartSessionRequest {
+        name: session_name("main"),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    let mut sessions = SessionServiceClient::new(channel.clone());
+    sessions.restart_session(restart).await.unwrap();
+    let connection = session(&channel, "main").await.unwrap().connection;
+    assert_eq!(connection.unwrap().state(), pb::ConnectionState::Backoff);
+    assert_eq!(logins(), before, "it does not even try");
 
     let mut told = Told::new();
     confirm_everything(&channel, &mut told).await;

@@ -55,6 +55,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::SessionBanned
         | Reason::SessionStopped
         | Reason::LogoutUnderWay
+        | Reason::WorkspaceFull
         | Reason::ResourceBuiltIn => Code::FailedPrecondition,
         Reason::RevisionOutOfRange => Code::OutOfRange,
         Reason::MessageTooLarge

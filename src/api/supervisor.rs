@@ -96,6 +96,7 @@ fn illegal(session: &SessionName, illegal: &Illegal) -> ApiError {
         Illegal::Banned { .. } => Reason::SessionBanned,
         Illegal::Stopped => Reason::SessionStopped,
         Illegal::LoggingOut => Reason::LogoutUnderWay,
+        Illegal::WorkspaceFull => Reason::WorkspaceFull,
     };
     ApiError::precondition(reason, session.to_string(), illegal.to_string())
 }

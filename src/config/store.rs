@@ -29,7 +29,8 @@ pub struct Store {
     pub journal_max_age: Duration,
     /// What the journal of one workspace may take on disk, before the engine's overhead. Beyond, history
     /// that every subscription has confirmed goes first; if that is not enough, the workspace's sessions
-    /// are disconnected, so that WhatsApp queues for them until events are confirmed. Nothing is dropped.
+    /// are disconnected, so that WhatsApp queues for them until events are confirmed. Looked at once a minute; what
+    /// `journal_max_age` takes, it takes here too.
     #[serde(with = "size")]
     #[schemars(with = "size::Text")]
     pub journal_max_size: u64,

@@ -3,15 +3,31 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::ids::WorkspaceId;
-use crate::store::{LookupError, PageRequest, Retention, Store, StoreError};
+use crate::store::{LookupError, PageRequest, Retention, Store, StoreError, WorkspaceStore};
 
 /// How often.
 const PERIOD: Duration = Duration::from_mins(1);
 /// How often while a workspace is full: its sessions wait for events to be confirmed.
 const HASTE: Duration = Duration::from_secs(5);
+
+/// Looks which workspaces have no room, before any session connects.
+///
+/// # Errors
+/// Only when the store fails.
+pub(super) async fn look(store: &Store, retention: &Retention) -> Result<(), StoreError> {
+    for id in every_workspace(store).await? {
+        match store.workspace(&id).await {
+            Ok(workspace) => workspace.look_for_room(retention).await?,
+            Err(LookupError::NotFound { .. }) => {}
+            Err(LookupError::Store(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
 
 /// Sweeps and enforces retention, at once and then until `stop`.
 pub(super) async fn run(
@@ -19,62 +35,84 @@ pub(super) async fn run(
     mut retention: watch::Receiver<Retention>,
     stop: CancellationToken,
 ) {
+    let mut full: Vec<WorkspaceId> = Vec::new();
+    let mut due = Instant::now();
     loop {
         let limits = *retention.borrow_and_update();
-        let full = once(&store, &limits).await.unwrap_or_else(|error| {
-            // The next round tries again; what should be gone stays a little longer.
-            tracing::warn!(%error, "upkeep of the store did not finish");
-            0
-        });
-        metrics::gauge!("trunkline_workspaces_full").set(f64::from(full));
-        let pause = if full == 0 { PERIOD } else { HASTE };
+        if Instant::now() >= due {
+            due = Instant::now() + PERIOD;
+            sweep(&store).await;
+            match every_workspace(&store).await {
+                Ok(all) => full = enforce_all(&store, all, &limits).await,
+                // The next round tries again; what should be gone stays a little longer.
+                Err(error) => tracing::warn!(%error, "upkeep of the store did not finish"),
+            }
+        } else {
+            full = enforce_all(&store, full, &limits).await;
+        }
+        let count = u32::try_from(full.len()).unwrap_or(u32::MAX);
+        metrics::gauge!("trunkline_workspaces_full").set(f64::from(count));
+        let next = if full.is_empty() {
+            due
+        } else {
+            due.min(Instant::now() + HASTE)
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             // Nobody changes it any more once the daemon stops.
-            Ok(()) = retention.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            Ok(()) = retention.changed() => due = Instant::now(),
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }
 
-/// Returns how many workspaces are full.
-async fn once(store: &Store, retention: &Retention) -> Result<u32, StoreError> {
-    store.sweep().await?;
+async fn sweep(store: &Store) {
+    if let Err(error) = store.sweep().await {
+        tracing::warn!(%error, "rows whose time is over could not be removed");
+    }
     if let Err(error) = store.finish_rotation().await {
         tracing::warn!(%error, "a new key encryption key is owed since a workspace was deleted");
     }
-    let mut full = 0;
+}
+
+async fn every_workspace(store: &Store) -> Result<Vec<WorkspaceId>, StoreError> {
+    let mut all = Vec::new();
     let mut request = PageRequest::first(100);
     loop {
         let page = store.list_workspaces(&request).await?;
-        for workspace in page.items {
-            match enforce(store, &workspace.id, retention).await {
-                Ok(is_full) => full += u32::from(is_full),
-                // Deleted in between.
-                Err(LookupError::NotFound { .. }) => {}
-                Err(LookupError::Store(StoreError::Closed)) => return Err(StoreError::Closed),
-                // The others go on.
-                Err(LookupError::Store(error)) => tracing::error!(
-                    workspace = %workspace.id,
-                    %error,
-                    "retention of a workspace's journal failed"
-                ),
-            }
-        }
+        all.extend(page.items.into_iter().map(|workspace| workspace.id));
         match page.next {
             Some(token) => request.after = Some(token),
-            None => return Ok(full),
+            None => return Ok(all),
         }
     }
 }
 
-/// Returns whether the workspace is full.
-async fn enforce(
+/// Returns the workspaces that are full.
+async fn enforce_all(
     store: &Store,
-    id: &WorkspaceId,
+    workspaces: Vec<WorkspaceId>,
     retention: &Retention,
-) -> Result<bool, LookupError> {
-    let workspace = store.workspace(id).await?;
+) -> Vec<WorkspaceId> {
+    let mut full = Vec::new();
+    for id in workspaces {
+        let Ok(workspace) = store.workspace(&id).await else {
+            // Deleted in between, or the store is closed.
+            continue;
+        };
+        if let Err(error) = enforce(&workspace, retention).await {
+            // The others go on.
+            tracing::error!(workspace = %id, %error, "retention of a workspace's journal failed");
+        }
+        if *workspace.full().borrow() {
+            full.push(id);
+        }
+    }
+    full
+}
+
+async fn enforce(workspace: &WorkspaceStore, retention: &Retention) -> Result<(), StoreError> {
+    let id = workspace.id();
     let was_full = *workspace.full().borrow();
     let enforced = workspace.enforce(retention).await?;
     if let Some((from, to)) = enforced.lost {
@@ -94,5 +132,5 @@ async fn enforce(
         ),
         _ => {}
     }
-    Ok(enforced.over_limit)
+    Ok(())
 }

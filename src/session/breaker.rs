@@ -146,7 +146,7 @@ impl Breaker {
                 }
                 return;
             }
-            Class::Requested | Class::Full | Class::Internal => return,
+            Class::Requested | Class::Internal => return,
         }
         let oldest = now.saturating_sub(self.config.window);
         self.refusals.retain(|at| *at >= oldest);

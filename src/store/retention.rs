@@ -50,27 +50,53 @@ impl WorkspaceStore {
     /// Only when the store fails.
     pub async fn enforce(&self, retention: &Retention) -> Result<Enforced, StoreError> {
         let before = self.journal().size().await?;
+        // First, so that trouble with what follows does not hide it.
+        self.make_room(retention.max_bytes).await?;
         // By a clock that is in doubt nothing goes.
         let lost = match retention.max_age.zip(self.0.context.deleting_now()) {
             Some((max_age, now)) => self.expire(max_age, now).await?,
             None => None,
         };
-        let mut over_limit = false;
-        if let Some(limit) = retention.max_bytes {
-            over_limit = self.shrink(limit).await?;
+        if lost.is_some() {
+            self.make_room(retention.max_bytes).await?;
         }
-        self.0.full.send_if_modified(|full| {
-            let changed = *full != over_limit;
-            *full = over_limit;
-            changed
-        });
         let after = self.journal().size().await?;
         let appended = after.newest - before.newest;
         Ok(Enforced {
             removed: (before.events + appended).saturating_sub(after.events),
             lost,
-            over_limit,
+            over_limit: *self.0.full.borrow(),
         })
+    }
+
+    /// Looks whether the journal is above the limit, without removing anything: for a start, when nothing
+    /// may arrive before that is known.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn look_for_room(&self, retention: &Retention) -> Result<(), StoreError> {
+        if let Some(limit) = retention.max_bytes {
+            let bytes = self.journal().size().await?.bytes;
+            self.show_full(bytes > limit);
+        }
+        Ok(())
+    }
+
+    async fn make_room(&self, limit: Option<u64>) -> Result<(), StoreError> {
+        let full = match limit {
+            Some(limit) => self.shrink(limit).await?,
+            None => false,
+        };
+        self.show_full(full);
+        Ok(())
+    }
+
+    fn show_full(&self, full: bool) {
+        self.0.full.send_if_modified(|shown| {
+            let changed = *shown != full;
+            *shown = full;
+            changed
+        });
     }
 
     async fn expire(
@@ -184,17 +210,22 @@ impl WorkspaceStore {
         }
     }
 
-    /// Removes confirmed history until the target is met; whether the limit is still exceeded.
+    /// Removes confirmed history until the target is met; whether there is no room still. What is full
+    /// stays so until the target is met: at the limit it would go to and fro with every event.
     async fn shrink(&self, limit: u64) -> Result<bool, StoreError> {
-        if self.journal().size().await?.bytes <= limit {
+        let was_full = *self.0.full.borrow();
+        if self.journal().size().await?.bytes <= limit && !was_full {
             return Ok(false);
         }
         let target = limit / 100 * TARGET_PERCENT;
         let confirmed_below = self.subscriptions().lowest_unconfirmed().await?;
         loop {
             let size = self.journal().size().await?;
-            if size.bytes <= target || size.oldest >= confirmed_below {
-                return Ok(size.bytes > limit);
+            if size.bytes <= target {
+                return Ok(false);
+            }
+            if size.oldest >= confirmed_below {
+                return Ok(was_full || size.bytes > limit);
             }
             // Counted in events: a restore leaves many numbers out.
             let page = match self.journal().headers(size.oldest, 500).await {

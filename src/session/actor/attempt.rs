@@ -84,10 +84,6 @@ impl Attempt {
 impl Actor {
     /// Begins an attempt. A line that cannot be opened is an attempt that ended at once.
     pub(super) async fn run_attempt(&mut self, goal: &Goal) -> Result<(), Exit> {
-        if *self.full.borrow_and_update() {
-            self.stillborn = Some(Cause::WorkspaceFull);
-            return Ok(());
-        }
         if self.line.is_none()
             && let Err(cause) = self.open_line().await?
         {

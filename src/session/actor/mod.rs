@@ -26,7 +26,7 @@ use super::state::{Facts, Illegal, Input, Now, State};
 use super::status::Cell;
 use crate::domain::clock::Timestamp;
 use crate::domain::person::Person;
-use crate::domain::session::{Cause, Connection};
+use crate::domain::session::Cause;
 use crate::provider::contract::{FetchError, Line, Provider, SendError};
 use crate::store::{LookupError, SessionStore, StoreError};
 
@@ -163,6 +163,7 @@ impl Actor {
 
     async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> Result<Exit, Exit> {
         let (crashes, reason) = self.parts.crashes.clone();
+        self.room_changed().await?;
         self.feed(Input::Boot { crashes, reason }).await?;
         loop {
             while let Some(cause) = self.stillborn.take() {
@@ -216,11 +217,12 @@ impl Actor {
             // What the line said comes before its end, so that nothing it said is lost.
             event = line_event(&mut self.line) => Event::Line(event),
             cause = ended(&mut self.attempt) => Event::Ended(cause),
+            // A command must find it known.
+            Ok(()) = self.full.changed() => Event::Full,
             message = mailbox.recv() => Event::Told(message),
             permit = granted(&mut self.ticket) => Event::Admitted(permit),
             event = online::next(&mut self.online, elapsed) => Event::Online(event),
             () = abandoned(self.pairing.as_ref()) => Event::PairingAbandoned,
-            Ok(()) = self.full.changed() => Event::Full,
             () = sleep(overdue) => Event::AttemptOverdue,
             () = sleep(timer) => Event::Timer,
             () = sleep(upkeep) => Event::Upkeep,
@@ -229,14 +231,9 @@ impl Actor {
 
     /// The workspace became full, or has room again.
     async fn room_changed(&mut self) -> Result<(), Exit> {
-        if !*self.full.borrow_and_update() {
-            return self.feed(Input::Room).await;
-        }
-        // A pairing goes on: its phone may have accepted already.
-        if self.state.connection() != Connection::Pairing {
-            self.close(Some(Cause::WorkspaceFull));
-        }
-        Ok(())
+        let full = *self.full.borrow_and_update();
+        self.feed(if full { Input::Full } else { Input::Room })
+            .await
     }
 
     async fn told(&mut self, message: Message) -> Result<(), Exit> {

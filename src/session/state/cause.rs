@@ -21,8 +21,6 @@ pub enum Class {
     Timed,
     /// The pairing came to nothing.
     Pairing,
-    /// No room for what would arrive: wait until there is.
-    Full,
     /// Our own fault: back off, and give up when it repeats.
     Internal,
 }
@@ -31,7 +29,8 @@ pub enum Class {
 /// before that is trouble, not routine.
 pub fn classify(cause: &Cause, was_online: bool) -> Class {
     match cause {
-        Cause::Requested => Class::Requested,
+        // Not why an attempt ends, but why none begins.
+        Cause::Requested | Cause::WorkspaceFull => Class::Requested,
         Cause::Recycled if was_online => Class::Routine,
         Cause::RestartRequired => Class::Routine,
         Cause::Recycled
@@ -46,7 +45,6 @@ pub fn classify(cause: &Cause, was_online: bool) -> Class {
         }
         Cause::Banned { until: Some(_), .. } => Class::Timed,
         Cause::PairingExpired | Cause::PairingFailed { .. } => Class::Pairing,
-        Cause::WorkspaceFull => Class::Full,
         Cause::Internal { .. } => Class::Internal,
     }
 }

@@ -87,6 +87,9 @@ impl State {
         if self.facts.desired == Desired::Stopped {
             return Err(Illegal::Stopped);
         }
+        if self.full {
+            return Err(Illegal::WorkspaceFull);
+        }
         if self.facts.pairing_unconfirmed {
             return Err(Illegal::PairingUnderWay);
         }
@@ -157,7 +160,7 @@ impl State {
         Ok(())
     }
 
-    fn close(&mut self, discard: bool, turn: &mut Turn<'_>) {
+    pub(super) fn close(&mut self, discard: bool, turn: &mut Turn<'_>) {
         if let Phase::Running(run) = &self.phase {
             turn.push(Effect::Close);
             self.phase = Phase::Closing {

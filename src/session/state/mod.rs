@@ -59,7 +59,7 @@ pub struct Rules {
     pub backoff: Backoff,
     /// A connection that lived this long counts as stable: failures are forgotten.
     pub stable_after: Duration,
-    /// Waits after 429 and 405.
+    /// Waits after 429 and 405; the longest is also how often a full workspace is looked at in any case.
     pub slow: Backoff,
     /// Internal faults in a row after which the session is FAILED.
     pub crash_limit: u32,
@@ -119,6 +119,8 @@ pub enum Input {
     InitialSyncDone,
     /// The attempt ended.
     Ended(Cause),
+    /// The workspace has no room for what would arrive.
+    Full,
     /// The workspace is no longer full.
     Room,
     /// The time given by [`State::wake_at`] has come.
@@ -216,6 +218,11 @@ pub enum Illegal {
     /// A logout is under way.
     #[error("a logout is under way: try again when it is done")]
     LoggingOut,
+    /// There is no room for what would arrive.
+    #[error(
+        "the workspace's journal is full: let the consumers of its subscriptions confirm events, or raise store.journal_max_size, then call Pair"
+    )]
+    WorkspaceFull,
 }
 
 impl Illegal {
@@ -229,6 +236,7 @@ impl Illegal {
             Self::Banned { .. } => "SESSION_BANNED",
             Self::Stopped => "SESSION_STOPPED",
             Self::LoggingOut => "LOGOUT_UNDER_WAY",
+            Self::WorkspaceFull => "WORKSPACE_FULL",
         }
     }
 }
@@ -246,6 +254,8 @@ pub struct State {
     pub(super) pass: bool,
     /// Why the pairing under way ran into trouble, if it did.
     pub(super) pairing_trouble: Option<String>,
+    /// Whether the workspace has no room for what would arrive.
+    pub(super) full: bool,
 }
 
 impl State {
@@ -285,6 +295,7 @@ impl State {
             crashes: 0,
             pass: true,
             pairing_trouble: None,
+            full: false,
         }
     }
 

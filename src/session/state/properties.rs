@@ -45,6 +45,8 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::InitialSyncDone),
         12 => cause().prop_map(Input::Ended),
         8 => Just(Input::Timer),
+        1 => Just(Input::Full),
+        2 => Just(Input::Room),
     ]
 }
 
@@ -221,6 +223,10 @@ impl World {
             assert!(wait <= Duration::from_mins(15), "{wait:?}");
             assert!(until.since(self.now.wall) <= Duration::from_mins(15));
             assert!(*attempt >= 1);
+        }
+        if state.full && !facts.pairing_unconfirmed {
+            let connects = matches!(state.phase(), Phase::Asking(_) | Phase::Running(_));
+            assert!(!connects, "{input:?}: {state:?} although there is no room");
         }
         if state.connection() == Connection::Online {
             assert!(

@@ -88,9 +88,10 @@ impl State {
             Input::Online => self.online(turn),
             Input::InitialSyncDone => self.facts.initial_sync_owed = false,
             Input::Ended(cause) => self.ended(&cause, turn),
+            Input::Full => self.make_way(turn),
             Input::Room => {
+                self.full = false;
                 if self.waits_for_room() {
-                    self.failures = 0;
                     self.ask(Goal::Login, turn);
                 }
             }
@@ -104,6 +105,22 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// The workspace is full. A pairing goes on until it is confirmed: its phone may have accepted.
+    fn make_way(&mut self, turn: &mut Turn<'_>) {
+        self.full = true;
+        if self.facts.pairing_unconfirmed {
+            return;
+        }
+        match &self.phase {
+            Phase::Running(_) => self.close(false, turn),
+            Phase::Asking(_) => {
+                turn.push(Effect::Withdraw);
+                self.settle(turn);
+            }
+            Phase::Resting(_) | Phase::Waiting { .. } | Phase::Closing { .. } => {}
+        }
     }
 
     fn waits_for_room(&self) -> bool {
@@ -173,6 +190,9 @@ impl State {
             self.facts.pairing_unconfirmed = false;
             self.pairing_trouble = None;
             turn.push(Effect::Pairing(PairingStep::Confirmed));
+            if self.full {
+                self.make_way(turn);
+            }
         }
     }
 
@@ -236,7 +256,7 @@ impl State {
                     return self.ask(Goal::Login, turn);
                 }
                 Class::Internal => self.pairing_trouble = Some("INTERNAL".into()),
-                Class::Fleet | Class::Terminal | Class::Timed | Class::Pairing | Class::Full => {
+                Class::Fleet | Class::Terminal | Class::Timed | Class::Pairing => {
                     self.abandon_pairing(cause, turn);
                     return self.settle(turn);
                 }
@@ -254,7 +274,6 @@ impl State {
             | Class::Transient
             | Class::RateLimited
             | Class::Fleet
-            | Class::Full
             | Class::Internal => self.settle_after(Some(cause), turn),
         }
     }
@@ -299,7 +318,6 @@ impl State {
             Cause::LoggedOut { .. } => "LINK_REFUSED".into(),
             Cause::Banned { .. } => "BANNED".into(),
             Cause::Outdated => "CLIENT_OUTDATED".into(),
-            Cause::WorkspaceFull => "WORKSPACE_FULL".into(),
             _ => "CONNECTION_LOST".into(),
         };
         self.discard(&reason, turn);
@@ -382,7 +400,7 @@ impl State {
         }
         self.failures = self.failures.saturating_add(1);
         let backoff = match cause {
-            Cause::RateLimited | Cause::Outdated | Cause::WorkspaceFull => turn.rules.slow,
+            Cause::RateLimited | Cause::Outdated => turn.rules.slow,
             _ => turn.rules.backoff,
         };
         let delay = backoff.delay(self.failures, turn.entropy);
@@ -401,6 +419,20 @@ impl State {
     }
 
     pub(super) fn ask(&mut self, goal: Goal, turn: &mut Turn<'_>) {
+        if self.full && goal == Goal::Login && !self.facts.pairing_unconfirmed {
+            // Room is told; this is only when it is looked at again in any case.
+            let look = turn.rules.slow.cap;
+            turn.cause = Some(Cause::WorkspaceFull);
+            self.phase = Phase::Waiting {
+                due: turn.now.elapsed.saturating_add(look),
+                shown: Connection::Backoff {
+                    until: turn.now.wall.plus(look),
+                    attempt: self.failures.max(1),
+                    reason: Cause::WorkspaceFull,
+                },
+            };
+            return;
+        }
         self.phase = Phase::Asking(goal);
         turn.push(Effect::Admit);
     }

@@ -3,7 +3,7 @@
 use crate::domain::session::{Cause, Connection};
 use crate::session::state::Backoff;
 use crate::session::testing::*;
-use crate::session::{PairMode, PairingUpdate, SessionStatus};
+use crate::session::{CommandError, Illegal, PairMode, PairingUpdate, SessionStatus};
 use crate::store::Retention;
 
 /// Waits so long that only room ends them.
@@ -47,7 +47,7 @@ async fn sessions_of_a_full_workspace_wait_and_connect_when_there_is_room() {
     }
     assert!(!h.world.peer(&a, |peer| peer.is_live()));
 
-    // No command and no restart gets past it.
+    // No command gets past it, and no actor that begins anew.
     h.supervisor.restart(&a).await.unwrap();
     h.until(&a, waits_for_room).await;
     h.restart(patient()).await;
@@ -70,11 +70,10 @@ async fn a_number_is_not_linked_where_there_is_no_room() {
     let name = h.create("a").await;
     h.online("b").await;
     assert!(limit(&h, Some(1)).await);
-    let mut updates = h.supervisor.pair(&name, PairMode::Qr).await.unwrap();
-    let reason = "WORKSPACE_FULL".to_owned();
-    let told = tokio::time::timeout(PATIENCE, updates.recv()).await;
-    assert_eq!(told.unwrap(), Some(PairingUpdate::Failed { reason }));
-    h.reach(&name, "UNPAIRED").await;
+    let told = h.supervisor.pair(&name, PairMode::Qr).await.unwrap_err();
+    assert_eq!(told, CommandError::Illegal(Illegal::WorkspaceFull));
+    assert!(!limit(&h, None).await);
+    h.supervisor.pair(&name, PairMode::Qr).await.unwrap();
 }
 
 #[tokio::test]
@@ -88,6 +87,11 @@ async fn a_pairing_under_way_is_finished() {
     h.world.control(&name, Control::Scan);
     let told = tokio::time::timeout(PATIENCE, updates.recv()).await;
     assert!(matches!(told.unwrap(), Some(PairingUpdate::Paired { .. })));
+    let told = tokio::time::timeout(PATIENCE, updates.recv()).await;
+    assert!(matches!(
+        told.unwrap(),
+        Some(PairingUpdate::Confirmed { .. })
+    ));
     h.until(&name, waits_for_room).await;
     assert!(!limit(&h, None).await);
     h.reach(&name, "ONLINE").await;
