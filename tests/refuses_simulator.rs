@@ -20,7 +20,9 @@ use trunkline::domain::clock::{Entropy, SystemClock};
 use trunkline::domain::event::NewEvent;
 use trunkline::domain::ids::{SessionId, WorkspaceId};
 use trunkline::domain::session::{Cause, Desired};
-use trunkline::provider::contract::{Arrival, CommitError, Mode, Provider as _, Seq, Signal, Sink};
+use trunkline::provider::contract::{
+    Arrival, CommitError, Mode, Provider as _, SentMessage, Seq, Signal, Sink,
+};
 use trunkline::provider::multidevice::{
     ConfigError, EndpointError, MultideviceConfig, MultideviceProvider, NAME,
 };
@@ -59,7 +61,7 @@ impl Sink for Quiet {
         Ok(false)
     }
 
-    async fn sent_message(&self, _: &str) -> Result<Option<Vec<u8>>, CommitError> {
+    async fn sent_message(&self, _: &str) -> Result<Option<SentMessage>, CommitError> {
         Ok(None)
     }
 }
