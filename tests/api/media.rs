@@ -282,11 +282,10 @@ async fn only_a_file_of_the_same_session_can_be_sent_from_it() {
 async fn a_file_is_uploaded_as_the_body_of_an_http_request() {
     let world = World::new().await;
     world.session("main").await;
-    let post = async |query: &str, kind: Option<&str>| {
+    let post = async |id: &str, query: &str, kind: Option<&str>| {
         let address = world.server.tcp().unwrap();
         let url = format!(
-            "http://{address}/v1/workspaces/default/sessions/main/media?requestId={}{query}",
-            fresh()
+            "http://{address}/v1/workspaces/default/sessions/main/media?requestId={id}{query}"
         );
         let mut request = axum::http::Request::post(url)
             .header("authorization", format!("Bearer {}", world.token));
@@ -304,8 +303,11 @@ async fn a_file_is_uploaded_as_the_body_of_an_http_request() {
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         (status, body)
     };
-    let (status, answer) = post("&fileName=a%20b.png", Some("image/png")).await;
+    let id = fresh();
+    let (status, answer) = post(&id, "&fileName=a%20b.png", Some("image/png")).await;
     assert_eq!(status, 200, "{answer}");
+    let again = post(&id, "&fileName=a%20b.png", Some("image/png")).await;
+    assert_eq!(again, (200, answer.clone()), "the first answer");
     let media = &answer["media"];
     assert_eq!(media["size"], "200000");
     assert_eq!(media["fileName"], "a b.png");
@@ -329,7 +331,7 @@ async fn a_file_is_uploaded_as_the_body_of_an_http_request() {
         ("&sha256=00", Some("image/png"), "info.sha256"),
         ("&nonsense=1", Some("image/png"), "nonsense"),
     ] {
-        let (status, answer) = post(query, kind).await;
+        let (status, answer) = post(&fresh(), query, kind).await;
         let message = answer["message"].as_str().unwrap();
         assert!(
             status == 400 && message.contains(said),

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use serde_json::{Value, json};
+
 use crate::names::{found_in, metric, repository, text};
 
 fn tool(arguments: &[&str]) -> Output {
@@ -56,6 +58,50 @@ fn every_alert_fires_when_it_should_and_only_then() {
             assert!(cases.contains(&case), "no case for: {alert}, {outcome}");
         }
     }
+}
+
+/// Every `expr` of a dashboard, wherever it is.
+fn queries(panel: &Value, found: &mut Vec<String>) {
+    match panel {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(query) if name == "expr" => found.push(query.clone()),
+                    other => queries(other, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| queries(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_one() {
+    let dashboard: Value = serde_json::from_str(&text("monitoring/dashboard.json")).unwrap();
+    let mut found = Vec::new();
+    queries(&dashboard, &mut found);
+    assert!(found.len() > 40, "{found:?}");
+    // What Grafana puts in before it asks.
+    let rules: Vec<_> = found
+        .iter()
+        .map(|query| {
+            let query = query
+                .replace("$__rate_interval", "5m")
+                .replace("$instance", ".*");
+            assert!(!query.contains('$'), "{query}");
+            json!({ "record": "a:query", "expr": query })
+        })
+        .collect();
+    let rules: Vec<_> = rules
+        .into_iter()
+        .enumerate()
+        .map(|(n, rule)| json!({ "name": format!("query {n}"), "rules": [rule] }))
+        .collect();
+    let file = tempfile::NamedTempFile::with_suffix(".json").unwrap();
+    serde_json::to_writer(&file, &json!({ "groups": rules })).unwrap();
+    let path = file.path().to_str().unwrap();
+    passes(&["promtool", "prometheus", "--", "check", "rules", path]);
 }
 
 #[test]
