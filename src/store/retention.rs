@@ -5,6 +5,7 @@
 //! were confirmed. A subscription that wanted some of them and had not confirmed them has lost
 //! something: that is noted with it, and told to it alone, as one gap event when it is consumed again.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::engine::Revision;
@@ -50,16 +51,14 @@ impl WorkspaceStore {
     /// Only when the store fails.
     pub async fn enforce(&self, retention: &Retention) -> Result<Enforced, StoreError> {
         let before = self.journal().size().await?;
-        // First, so that trouble with what follows does not hide it.
-        self.make_room(retention.max_bytes).await?;
-        // By a clock that is in doubt nothing goes.
-        let lost = match retention.max_age.zip(self.0.context.deleting_now()) {
-            Some((max_age, now)) => self.expire(max_age, now).await?,
-            None => None,
+        let lost = match retention.max_bytes {
+            Some(limit) => self.shrink_and_expire(limit, retention).await?,
+            None => {
+                self.0.full_under.store(0, Ordering::Relaxed);
+                self.show_full(false);
+                self.expire_due(retention).await?
+            }
         };
-        if lost.is_some() {
-            self.make_room(retention.max_bytes).await?;
-        }
         let after = self.journal().size().await?;
         let appended = after.newest - before.newest;
         Ok(Enforced {
@@ -82,13 +81,34 @@ impl WorkspaceStore {
         Ok(())
     }
 
-    async fn make_room(&self, limit: Option<u64>) -> Result<(), StoreError> {
-        let full = match limit {
-            Some(limit) => self.shrink(limit).await?,
-            None => false,
-        };
+    /// What is full after this is so under this limit: a higher one, or none, lets go at once.
+    async fn shrink_and_expire(
+        &self,
+        limit: u64,
+        retention: &Retention,
+    ) -> Result<Option<(Revision, Revision)>, StoreError> {
+        let was_full = limit <= self.0.full_under.load(Ordering::Relaxed);
+        let mut full = self.shrink(limit, was_full).await?;
+        let lost = self.expire_due(retention).await;
+        // Age may have made the room that size could not. Trouble with it does not hide that there is none.
+        if full && lost.is_ok() {
+            full = self.shrink(limit, was_full).await.unwrap_or(true);
+        }
+        let under = if full { limit } else { 0 };
+        self.0.full_under.store(under, Ordering::Relaxed);
         self.show_full(full);
-        Ok(())
+        lost
+    }
+
+    /// Removes what is too old. By a clock that is in doubt nothing goes.
+    async fn expire_due(
+        &self,
+        retention: &Retention,
+    ) -> Result<Option<(Revision, Revision)>, StoreError> {
+        match retention.max_age.zip(self.0.context.deleting_now()) {
+            Some((max_age, now)) => self.expire(max_age, now).await,
+            None => Ok(None),
+        }
     }
 
     fn show_full(&self, full: bool) {
@@ -210,10 +230,9 @@ impl WorkspaceStore {
         }
     }
 
-    /// Removes confirmed history until the target is met; whether there is no room still. What is full
+    /// Removes confirmed history until the target is met; whether there is no room still. What was full
     /// stays so until the target is met: at the limit it would go to and fro with every event.
-    async fn shrink(&self, limit: u64) -> Result<bool, StoreError> {
-        let was_full = *self.0.full.borrow();
+    async fn shrink(&self, limit: u64, was_full: bool) -> Result<bool, StoreError> {
         if self.journal().size().await?.bytes <= limit && !was_full {
             return Ok(false);
         }

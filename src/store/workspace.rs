@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use dashmap::{DashMap, Entry};
@@ -101,6 +102,8 @@ pub(super) struct Inner {
     pub(super) gone: CancellationToken,
     /// Whether the journal is above its size limit and cannot be made smaller.
     pub(super) full: watch::Sender<bool>,
+    /// The size limit under which the last [`WorkspaceStore::enforce`] left no room; 0 when it left some.
+    pub(super) full_under: AtomicU64,
     /// One lock per subscription: its rows are read, changed and written back.
     pub(super) subscription_locks: DashMap<SubscriptionId, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -137,6 +140,7 @@ impl WorkspaceStore {
             sessions: DashMap::new(),
             gone: CancellationToken::new(),
             full: watch::Sender::new(false),
+            full_under: AtomicU64::new(0),
             subscription_locks: DashMap::new(),
         })))
     }
