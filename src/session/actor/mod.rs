@@ -163,8 +163,13 @@ impl Actor {
 
     async fn serve(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> Result<Exit, Exit> {
         let (crashes, reason) = self.parts.crashes.clone();
-        self.room_changed().await?;
-        self.feed(Input::Boot { crashes, reason }).await?;
+        let full = *self.full.borrow_and_update();
+        let boot = Input::Boot {
+            crashes,
+            reason,
+            full,
+        };
+        self.feed(boot).await?;
         loop {
             while let Some(cause) = self.stillborn.take() {
                 self.ended(cause).await?;

@@ -94,6 +94,8 @@ pub enum Input {
         crashes: u32,
         /// The last crash.
         reason: String,
+        /// Whether the workspace has no room for what would arrive.
+        full: bool,
     },
     /// Command: keep it connected.
     Start,

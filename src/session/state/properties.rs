@@ -107,6 +107,7 @@ impl World {
             .feed(&Input::Boot {
                 crashes: 0,
                 reason: String::new(),
+                full: false,
             })
             .unwrap();
         assert!(!effects.contains(&Effect::Wipe), "boot never deletes");

@@ -61,7 +61,7 @@ impl State {
         if next.facts != self.facts {
             effects.push(Effect::Persist(next.facts.clone()));
         }
-        if next.connection() != self.connection() || next.facts.login != self.facts.login {
+        if is_news(&self.connection(), &next.connection()) || next.facts.login != self.facts.login {
             effects.push(Effect::Announce(turn.cause));
         }
         effects.append(&mut turn.effects);
@@ -76,7 +76,14 @@ impl State {
             Input::Pair(mode) => return self.pair(mode, turn),
             Input::CancelPairing => self.cancel_pairing(turn),
             Input::Logout => return self.logout(turn),
-            Input::Boot { crashes, reason } => self.boot(crashes, reason, turn),
+            Input::Boot {
+                crashes,
+                reason,
+                full,
+            } => {
+                self.full = full;
+                self.boot(crashes, reason, turn);
+            }
             Input::Admitted => {
                 if let Phase::Asking(goal) = &self.phase {
                     turn.push(Effect::Run(goal.clone()));
@@ -91,7 +98,7 @@ impl State {
             Input::Full => self.make_way(turn),
             Input::Room => {
                 self.full = false;
-                if self.waits_for_room() {
+                if waits_for_room(&self.connection()) {
                     self.ask(Goal::Login, turn);
                 }
             }
@@ -121,19 +128,6 @@ impl State {
             }
             Phase::Resting(_) | Phase::Waiting { .. } | Phase::Closing { .. } => {}
         }
-    }
-
-    fn waits_for_room(&self) -> bool {
-        matches!(
-            &self.phase,
-            Phase::Waiting {
-                shown: Connection::Backoff {
-                    reason: Cause::WorkspaceFull,
-                    ..
-                },
-                ..
-            }
-        )
     }
 
     fn boot(&mut self, crashes: u32, reason: String, turn: &mut Turn<'_>) {
@@ -436,6 +430,22 @@ impl State {
         self.phase = Phase::Asking(goal);
         turn.push(Effect::Admit);
     }
+}
+
+/// Whether a change of connection is told. Looking for room and finding none is not: what a full journal
+/// would be told again and again could not leave it.
+fn is_news(before: &Connection, after: &Connection) -> bool {
+    before != after && !(waits_for_room(before) && waits_for_room(after))
+}
+
+fn waits_for_room(connection: &Connection) -> bool {
+    matches!(
+        connection,
+        Connection::Backoff {
+            reason: Cause::WorkspaceFull,
+            ..
+        }
+    )
 }
 
 /// Tells about a limit that the provider has set.

@@ -26,6 +26,7 @@ impl Story {
         story.ok(Input::Boot {
             crashes: 0,
             reason: String::new(),
+            full: false,
         });
         story
     }
@@ -290,6 +291,7 @@ fn repeated_internal_faults_end_in_failed_and_start_revives() {
     story.ok(Input::Boot {
         crashes: 5,
         reason: "actor panicked".into(),
+        full: false,
     });
     assert_eq!(story.state.connection().name(), "FAILED");
 }
@@ -353,4 +355,30 @@ fn commands_without_sense_name_their_reason() {
     story.ok(Input::Ended(Cause::Requested));
     assert_eq!(story.refused(Input::Restart), Illegal::Stopped);
     assert_eq!(story.refused(Input::Pair(PairMode::Qr)), Illegal::Stopped);
+}
+
+#[test]
+fn a_full_workspace_is_told_once_and_looked_at_without_a_word() {
+    let facts = Facts {
+        login: Login::Paired,
+        ..Facts::default()
+    };
+    let mut story = Story::with(facts.clone());
+    story.state = State::new(facts);
+    let told = story.ok(Input::Boot {
+        crashes: 0,
+        reason: String::new(),
+        full: true,
+    });
+    assert_eq!(told, [Effect::Announce(Some(Cause::WorkspaceFull))]);
+    for _ in 0..3 {
+        story.pass(story.rules.slow.cap.as_secs());
+        assert_eq!(story.ok(Input::Timer), []);
+        let Connection::Backoff { until, .. } = story.state.connection() else {
+            panic!("{:?}", story.state);
+        };
+        assert!(until > story.now.wall, "a time that has passed is no use");
+    }
+    let told = story.ok(Input::Room);
+    assert_eq!(told, [Effect::Announce(None), Effect::Admit]);
 }
