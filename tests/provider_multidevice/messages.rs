@@ -4,7 +4,7 @@ use trunkline::domain::event::ReceiptKind;
 use trunkline::domain::message::Content;
 use trunkline::domain::session::Cause;
 use trunkline::provider::contract::SendError;
-use trunkline_simulator::{Fact, Fault};
+use trunkline_simulator::{Fact, Fault, Truth};
 
 use crate::world::{CUSTOMER, SHOP, World};
 
@@ -179,4 +179,49 @@ async fn refusals_are_told_apart() {
         world.send(CUSTOMER, "too late").await,
         Err(SendError::NotConnected)
     );
+}
+
+/// The library takes an account's phone that asks for its copy for the person the message went to, and
+/// makes the phone's session theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_phone_gets_its_copy_again_and_nobodys_session_suffers() {
+    let (world, run) = World::online(|_| {}).await;
+    let (shop, customer) = (world.shop.phone(), world.customer.phone());
+    let copied = async |text: &str| {
+        let what = format!("the phone has its copy of {text:?}");
+        let has = |truth: &Truth<'_>| truth.sent(&shop).iter().any(|sent| sent.text == text);
+        world.until(&what, has).await;
+    };
+    let shown = async |text: &str| {
+        let what = format!("{text:?} is shown");
+        let has = |truth: &Truth<'_>| truth.inbox(&customer).iter().any(|it| it.text == text);
+        world.until(&what, has).await;
+    };
+    world.send(CUSTOMER, "one").await.unwrap();
+    shown("one").await;
+    copied("one").await;
+    for (lost, after) in [("two", "three"), ("four", "five")] {
+        world.shop.lose_sessions();
+        world.send(CUSTOMER, lost).await.unwrap();
+        shown(lost).await;
+        copied(lost).await;
+        world.send(CUSTOMER, after).await.unwrap();
+        shown(after).await;
+        copied(after).await;
+    }
+    let ledger = world.simulator.ledger();
+    let asked = |phone: &str| {
+        let device = format!("{phone}:0");
+        let retries = ledger.facts().filter(
+            |fact| matches!(fact, Fact::Receipt { from, kind, .. } if *from == device && kind == "retry"),
+        );
+        retries.count()
+    };
+    assert!(asked(&shop) >= 2, "{ledger:#?}");
+    assert_eq!(asked(&customer), 0, "their session was touched: {ledger:#?}");
+    for account in [&world.shop, &world.customer] {
+        let violations = account.violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+    assert_eq!(run.stop().await, Cause::Requested);
 }

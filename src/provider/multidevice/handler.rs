@@ -207,7 +207,10 @@ impl Handler {
             "ack" => self.watch.ack_arrived(),
             "message" => self.message_stanza(stanza, now),
             "call" => self.caller(node),
-            "receipt" => self.shared.retries.stanza(node, self.watch.elapsed()),
+            "receipt" => {
+                let now = self.watch.elapsed();
+                self.shared.retries.stanza(node, || self.account(), now);
+            }
             "notification" if attr(node, "type").as_deref() == Some("server_sync") => {
                 for collection in node.get_children_by_tag("collection") {
                     if let Some(name) = attr(collection, "name") {

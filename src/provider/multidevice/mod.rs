@@ -122,7 +122,8 @@ impl MultideviceProvider {
 
     fn retries(&self, name: &SessionName) -> Arc<Retries> {
         let mut known = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, retries| Arc::strong_count(retries) > 1 || !retries.is_empty());
+        let now = self.clock.elapsed();
+        known.retain(|_, notes| Arc::strong_count(notes) > 1 || !notes.is_forgotten(now));
         Arc::clone(known.entry(name.clone()).or_default())
     }
 }

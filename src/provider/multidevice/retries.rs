@@ -10,7 +10,13 @@
 //! request it takes up, which tells how many it took; a device's repeated request beyond these, and any
 //! that was open when the connection ended, is answered here, unless a delivery or a later request
 //! settles it first. A copy too many does no harm: it has the same id, and devices show an id once.
-//! Own devices are left to the library: what it refuses them must not come another way.
+//!
+//! Own companions are left to the library, in groups too: what it refuses them must not come another way.
+//! Their requests are noted all the same, since the library's reading for one of them says nothing about
+//! the others. The account's phone is another matter. Asked by it for its copy of a message to somebody, the
+//! library mistakes the phone for that somebody: it drops their session, seals the copy for them, and with
+//! the next request's keys it makes the phone's session theirs (`resolve_retry_chat_info` of 0.7.0). So
+//! while such a request is open the library is not given the message, and it is answered here at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +26,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 use wacore::iq::prekeys::PreKeyFetchSpec;
 use wacore::protocol::retry::{MAX_RETRY_COUNT, MIN_RETRY_COUNT_FOR_KEYS};
-use wacore::store::traits::SignalStore as _;
+use wacore::store::traits::{ProtocolStore as _, SignalStore as _};
 use wacore::types::events::Receipt;
 use wacore::types::jid::JidExt as _;
 use wacore::types::presence::ReceiptType;
@@ -29,11 +35,14 @@ use whatsapp_rust::Client;
 use whatsapp_rust::features::MessageRetransmission;
 
 use super::backend::KeyBackend;
+use crate::domain::person::Person;
 
 /// How long the library has for taking a request up, and the device for confirming the answer.
 const SETTLE: Duration = Duration::from_secs(3);
 /// A request is forgotten after this: the device has its answer, or asks again by itself.
 const FORGET_AFTER: Duration = Duration::from_mins(2);
+/// A request is forgotten after this if no connection comes at all.
+const FORGET_AWAY: Duration = Duration::from_hours(24);
 /// How often an answer is tried.
 const MAX_TRIES: u8 = 3;
 /// Answered in one go, so that a group whose members all ask is no burst.
@@ -51,11 +60,23 @@ pub(super) struct Request {
     chat: Jid,
     asker: Jid,
     count: u8,
+    who: Who,
+}
+
+/// Whose device asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// Somebody's that the message was for.
+    Recipient,
+    /// The account's own, or one that says so: left to the library.
+    Companion,
+    /// The account's phone, which wants its copy of what went to the chat: never left to the library.
+    Phone,
 }
 
 impl Request {
-    /// Reads a retry receipt. `None` for what is not answered here.
-    fn read(receipt: &NodeRef<'_>) -> Option<Self> {
+    /// Reads a retry receipt sent to this account. `None` for what the library does not answer either.
+    fn read(receipt: &NodeRef<'_>, account: &Person) -> Option<Self> {
         let retry = receipt.get_optional_child("retry")?;
         let text = |key: &str| {
             let value = retry.get_attr(key)?;
@@ -65,22 +86,43 @@ impl Request {
         let count = count.unwrap_or(1);
         let stanza_id = text("id")?;
         let is_answerable = (1..MAX_RETRY_COUNT).contains(&count) && stanza_id.len() <= MAX_ID;
-        // Only own devices name a recipient.
-        if !is_answerable || receipt.get_attr("recipient").is_some() {
+        if !is_answerable {
             return None;
         }
         let from = receipt.get_attr("from")?.to_jid()?;
         let participant = receipt.get_attr("participant");
+        let recipient = receipt.get_attr("recipient");
+        let mut chat = from.to_non_ad();
+        let asker = match &participant {
+            Some(participant) => participant.to_jid()?,
+            None => from,
+        };
+        let is_own = is_of(account, &asker);
+        let who = match recipient {
+            Some(recipient) if is_own && asker.device == 0 && participant.is_none() => {
+                chat = recipient.to_jid()?.to_non_ad();
+                Who::Phone
+            }
+            // Outside groups only own devices name a recipient.
+            None if !is_own => Who::Recipient,
+            _ => Who::Companion,
+        };
         Some(Self {
             stanza_id,
-            chat: from.to_non_ad(),
-            asker: match participant {
-                Some(participant) => participant.to_jid()?,
-                None => from,
-            },
+            chat,
+            asker,
             count,
+            who,
         })
     }
+}
+
+/// Whether a device is one of an account's, under either of its names.
+fn is_of(account: &Person, device: &Jid) -> bool {
+    let name = device.to_non_ad().to_string();
+    [&account.pn_jid, &account.lid]
+        .into_iter()
+        .any(|own| own.as_deref() == Some(name.as_str()))
 }
 
 #[derive(Debug)]
@@ -98,7 +140,8 @@ enum Doubt {
     None,
     /// It came while the library may have been at an earlier one; looked at then.
     Repeated { look: Duration },
-    /// Its connection ended; looked at once the next has settled.
+    /// Its connection ended, or the library was not given the message: answered unless it is settled by
+    /// then. `None` until the next connection is ready.
     Interrupted { look: Option<Duration> },
 }
 
@@ -111,6 +154,11 @@ struct Asked {
 }
 
 impl Asked {
+    /// Whether the library must not be given the message.
+    fn is_withheld(&self) -> bool {
+        self.open.iter().any(|open| open.request.who == Who::Phone)
+    }
+
     /// What is still in doubt bounds what can have been passed over.
     fn settle(&mut self, settled: impl Fn(&Open) -> bool) {
         self.open.retain(|open| !settled(open));
@@ -134,10 +182,15 @@ impl Retries {
     }
 
     /// Takes note of a receipt that may be a request, before the library sees it.
-    pub(super) fn stanza(&self, receipt: &NodeRef<'_>, now: Duration) {
+    pub(super) fn stanza(
+        &self,
+        receipt: &NodeRef<'_>,
+        account: impl FnOnce() -> Person,
+        now: Duration,
+    ) {
         let kind = receipt.get_attr("type");
         if kind.is_some_and(|kind| kind.as_str() == "retry")
-            && let Some(request) = Request::read(receipt)
+            && let Some(request) = Request::read(receipt, &account())
         {
             self.request(request, now);
         }
@@ -147,30 +200,46 @@ impl Retries {
         let mut asked = self.asked();
         make_room(&mut asked, &request.stanza_id);
         let message = asked.entry(request.stanza_id.clone()).or_default();
+        let of_phone = request.who == Who::Phone;
+        // In the same words again, too: the library takes that up like any other.
+        message.not_taken += usize::from(!of_phone);
+        let look = now + SETTLE;
+        let withheld = Doubt::Interrupted { look: Some(look) };
+        if of_phone {
+            // The library may have been about to answer them, and cannot now.
+            for open in &mut message.open {
+                open.doubt = withheld;
+            }
+        }
+        let is_withheld = message.is_withheld();
         let known = message
             .open
             .iter_mut()
             .find(|open| open.request.asker == request.asker);
-        let (doubt, tries) = (Doubt::Repeated { look: now + SETTLE }, 0);
+        let fresh = |request, doubt| Open {
+            request,
+            since: now,
+            doubt,
+            tries: 0,
+        };
         match known {
             // What is asked again in the same words has the answer that is under way.
-            Some(open) if open.request.count >= request.count => return,
-            Some(open) => {
-                *open = Open {
-                    request,
-                    since: now,
-                    doubt,
-                    tries,
-                }
+            Some(open) if open.request.count >= request.count => {}
+            _ if of_phone => {
+                message.open.retain(|open| open.request.asker != request.asker);
+                message.open.push(fresh(request, Doubt::Repeated { look: now }));
             }
-            None => message.open.push(Open {
-                request,
-                since: now,
-                doubt: Doubt::None,
-                tries,
-            }),
+            Some(open) if is_withheld => *open = fresh(request, withheld),
+            Some(open) => *open = fresh(request, Doubt::Repeated { look }),
+            None if is_withheld => message.open.push(fresh(request, withheld)),
+            None => message.open.push(fresh(request, Doubt::None)),
         }
-        message.not_taken += 1;
+    }
+
+    /// Whether the library must not be given this message now: it would mistake who asks for it.
+    pub(super) fn withholds(&self, stanza_id: &str) -> bool {
+        let asked = self.asked();
+        asked.get(stanza_id).is_some_and(Asked::is_withheld)
     }
 
     /// A receipt of any kind: who has the message does not wait for it.
@@ -205,7 +274,8 @@ impl Retries {
     pub(super) fn interrupted(&self) {
         for message in self.asked().values_mut() {
             message.not_taken = 0;
-            for open in &mut message.open {
+            let open = message.open.iter_mut();
+            for open in open.filter(|open| open.tries < MAX_TRIES) {
                 open.doubt = Doubt::Interrupted { look: None };
             }
         }
@@ -223,8 +293,12 @@ impl Retries {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.asked().is_empty()
+    /// Whether nothing is noted that a next connection may still be wanted for. A number can be away for
+    /// hours and its correspondents wait; that of one which was deleted never comes.
+    pub(super) fn is_forgotten(&self, now: Duration) -> bool {
+        let asked = self.asked();
+        let mut open = asked.values().flat_map(|message| &message.open);
+        open.all(|open| now >= open.since + FORGET_AWAY)
     }
 
     /// Another account, or none: nobody waits for anything.
@@ -243,23 +317,30 @@ impl Retries {
                 let again = now + SETTLE * 2;
                 match &mut open.doubt {
                     _ if due.len() == MAX_AT_ONCE => break,
+                    doubt if open.request.who == Who::Companion => {
+                        *doubt = Doubt::None;
+                        continue;
+                    }
                     Doubt::Repeated { look } if *look <= now => {
-                        if open.tries == 0 && *not_taken == 0 {
+                        let is_first = open.tries == 0 && open.request.who != Who::Phone;
+                        if is_first && *not_taken == 0 {
                             open.doubt = Doubt::None;
                             continue;
                         }
-                        *not_taken -= usize::from(open.tries == 0);
+                        *not_taken -= usize::from(is_first);
                         *look = again;
                     }
                     Doubt::Interrupted { look: Some(look) } if *look <= now => *look = again,
                     _ => continue,
                 }
                 open.tries += 1;
-                if open.tries == MAX_TRIES {
+                if open.tries >= MAX_TRIES {
                     open.doubt = Doubt::None;
                 }
                 due.push(open.request.clone());
             }
+            // What cannot be answered withholds the message no longer.
+            open.retain(|open| open.request.who != Who::Phone || open.doubt != Doubt::None);
             !open.is_empty()
         });
         due
@@ -333,13 +414,16 @@ impl Answerer {
             self.retries.answered(request);
             return Ok(());
         }
-        let copy = MessageRetransmission::new(
+        let mut copy = MessageRetransmission::new(
             chat.clone(),
             request.asker.clone(),
             waproto::codec::message_decode(&body)?,
             id.clone(),
             request.count,
         );
+        if request.who == Who::Phone {
+            copy = copy.with_recipient(chat.clone());
+        }
         self.client.retransmit_message(copy).await?;
         self.retries.answered(request);
         metrics::counter!("trunkline_overlooked_retries_total").increment(1);
@@ -363,9 +447,8 @@ impl Answerer {
         }
         let mut wanted = PreKeyFetchSpec::new(vec![asker.clone()]);
         // A companion's bundle is vouched for by its account's key, which the server may leave out.
-        let account = asker.with_device(0).to_protocol_address();
         if asker.device != 0
-            && let Some(identity) = self.backend.load_identity(account.as_str()).await?
+            && let Some(identity) = self.account_key(asker).await?
         {
             wanted = wanted.with_account_identities([(asker.clone(), identity)].into());
         }
@@ -373,9 +456,29 @@ impl Answerer {
         let Some(bundle) = fetched.bundles.into_values().next() else {
             return Ok(false);
         };
+        if request.who == Who::Phone
+            && let Some(known) = self.account_key(asker).await?
+            && bundle.identity_key()?.public_key().public_key_bytes() != known
+        {
+            warn!("the account's phone asks again, with another identity: it gets nothing");
+            return Ok(false);
+        }
         signal.install_prekey_bundle(asker, &bundle).await?;
         renewed.insert(asker.clone());
         Ok(true)
+    }
+
+    /// The identity key of a device's account, as it was first seen. The library keeps everything of a
+    /// person under the LID once that is known.
+    async fn account_key(&self, device: &Jid) -> anyhow::Result<Option<[u8; 32]>> {
+        let mut account = device.with_device(0);
+        if account.is_pn()
+            && let Some(row) = self.backend.get_pn_mapping(account.user_base()).await?
+        {
+            account = Jid::lid(row.lid);
+        }
+        let address = account.to_protocol_address();
+        Ok(self.backend.load_identity(address.as_str()).await?)
     }
 }
 

@@ -9,6 +9,8 @@ use super::*;
 
 const ANA: &str = "15551234567:2@s.whatsapp.net";
 const BEN: &str = "999:0@lid";
+/// Of the account itself, under both of its names.
+const OWN: [&str; 2] = ["15550000000:3@s.whatsapp.net", "5550:3@lid"];
 const GROUP: &str = "12036302@g.us";
 
 /// The notes under a clock that a test moves.
@@ -31,7 +33,12 @@ impl Noted {
         let wire = wacore_binary::marshal::marshal(&node.build()).unwrap();
         // The first byte says whether what follows is compressed.
         let node = OwnedNodeRef::new(wire[1..].to_vec()).unwrap();
-        self.retries.stanza(node.get(), self.now.get());
+        let account = || Person {
+            pn_jid: Some("15550000000@s.whatsapp.net".into()),
+            lid: Some("5550@lid".into()),
+            ..Person::default()
+        };
+        self.retries.stanza(node.get(), account, self.now.get());
     }
 
     fn asks(&self, from: &str, id: &str, count: u8) {
@@ -129,6 +136,15 @@ fn an_answer_that_fails_is_tried_again_and_not_for_ever() {
         tries += noted.due().len();
     }
     assert_eq!(tries, usize::from(MAX_TRIES));
+    for _ in 0..3 {
+        noted.retries.interrupted();
+        noted.retries.resumed(noted.now.get());
+        noted.settle();
+        assert_eq!(noted.due(), [], "another connection is no new beginning");
+    }
+    noted.pass(FORGET_AFTER);
+    assert_eq!(noted.due(), []);
+    assert!(noted.retries.asked().is_empty());
 }
 
 #[test]
@@ -247,7 +263,7 @@ fn requests_are_forgotten_and_their_number_is_bounded() {
     noted.asks(ANA, "A", 1);
     noted.pass(FORGET_AFTER);
     assert_eq!(noted.due(), []);
-    assert!(noted.retries.is_empty());
+    assert!(noted.retries.asked().is_empty());
     noted.asks(ANA, "A", 1);
     for n in 0..2 * MAX_REQUESTS {
         noted.pass(Duration::from_millis(1));
@@ -263,15 +279,99 @@ fn requests_are_forgotten_and_their_number_is_bounded() {
 }
 
 #[test]
-fn rubbish_and_own_devices_are_no_requests() {
+fn rubbish_is_no_request() {
     let noted = Noted::default();
     noted.asks(ANA, "A", MAX_RETRY_COUNT);
     noted.asks(ANA, "A", 0);
     noted.asks(ANA, &"x".repeat(MAX_ID + 1), 1);
     noted.told(NodeBuilder::new("receipt").attr("type", "retry"));
     noted.told(retry("A", 1));
-    noted.told(retry("A", 1).attr("from", BEN).attr("recipient", ANA));
-    assert!(noted.retries.is_empty());
+    assert!(noted.retries.asked().is_empty());
+}
+
+#[test]
+fn own_devices_are_left_to_the_library() {
+    let noted = Noted::default();
+    for (own, id) in OWN.into_iter().zip(["A", "B"]) {
+        for count in [1, 2] {
+            noted.asks_in_group(own, id, count);
+            let direct = retry("C", count).attr("from", own);
+            noted.told(direct.attr("recipient", ANA));
+        }
+    }
+    noted.settle();
+    assert_eq!(noted.due(), []);
+    noted.retries.interrupted();
+    noted.retries.resumed(noted.now.get());
+    noted.settle();
+    assert_eq!(noted.due(), []);
+}
+
+#[test]
+fn the_phone_is_answered_at_once_and_the_library_is_not_given_its_message() {
+    const PHONE: &str = "5550:0@lid";
+    let noted = Noted::default();
+    let asks_for_its_copy = |count| {
+        let request = retry("A", count).attr("from", PHONE);
+        noted.told(request.attr("recipient", ANA));
+    };
+    let (phone, chat) = (jid(PHONE), jid(ANA).to_non_ad());
+    // Somebody whom the library has answered, and somebody it is about to.
+    noted.asks(ANA, "A", 1);
+    noted.retries.taken("A");
+    assert!(!noted.retries.withholds("A"));
+    noted.asks(BEN, "A", 1);
+    asks_for_its_copy(1);
+    assert!(noted.retries.withholds("A") && !noted.retries.withholds("B"));
+    let request = noted.due().pop().unwrap();
+    assert_eq!((&request.asker, &request.chat), (&phone, &chat));
+    assert_eq!(noted.due(), []);
+    asks_for_its_copy(2);
+    let request = noted.due().pop().unwrap();
+    assert_eq!((&request.asker, request.count), (&phone, 2));
+    noted.retries.answered(&request);
+    assert!(!noted.retries.withholds("A"));
+    // Which of the others the library had answered before is not known: a copy too many does no harm.
+    noted.has(ANA, &["A"], ReceiptType::Delivered);
+    noted.settle();
+    assert_eq!(noted.told_due(), [(jid(BEN), "A".into(), 1)]);
+
+    // In vain: it is not withheld for ever.
+    asks_for_its_copy(3);
+    for _ in 0..MAX_TRIES {
+        noted.settle();
+        noted.due();
+    }
+    assert!(!noted.retries.withholds("A"));
+    // In groups the library knows who asks.
+    noted.asks_in_group(PHONE, "G", 1);
+    assert!(!noted.retries.withholds("G"));
+}
+
+#[test]
+fn what_the_library_took_up_for_an_own_device_hides_nobody_elses_request() {
+    let noted = Noted::default();
+    noted.asks(ANA, "A", 1);
+    noted.retries.taken("A");
+    // Passed over.
+    noted.asks(ANA, "A", 2);
+    noted.told(retry("A", 1).attr("from", OWN[1]).attr("recipient", ANA));
+    noted.retries.taken("A");
+    noted.settle();
+    assert_eq!(noted.told_due(), [(jid(ANA), "A".into(), 2)]);
+}
+
+#[test]
+fn notes_of_a_number_that_is_away_are_kept_for_a_day() {
+    let noted = Noted::default();
+    let forgotten = || noted.retries.is_forgotten(noted.now.get());
+    assert!(forgotten());
+    noted.asks(ANA, "A", 1);
+    noted.retries.interrupted();
+    noted.pass(FORGET_AWAY - Duration::from_secs(1));
+    assert!(!forgotten());
+    noted.pass(Duration::from_secs(1));
+    assert!(forgotten());
 }
 
 #[test]

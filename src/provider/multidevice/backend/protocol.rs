@@ -303,6 +303,9 @@ impl ProtocolStore for KeyBackend {
     /// Reads without taking: a retry receipt lost with the connection must find the message again, and
     /// the library counts retries itself.
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
+        if self.shared.retries.withholds(message_id) {
+            return Ok(None);
+        }
         let sent = match chat_jid.parse() {
             Ok(chat) => self.sent_to(&chat, message_id).await?,
             Err(_) => None,
