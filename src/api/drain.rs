@@ -1,5 +1,6 @@
 //! How calls come to an end before the listeners do: what begins from then on is refused with words, what
-//! had begun is waited for.
+//! had begun is waited for. Leases are something that had begun: settling them is let in as long as the
+//! subscriptions take it.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -10,6 +11,9 @@ use super::status::ApiError;
 
 /// Answers until the listeners are gone, and holds nothing up: balancers watch it.
 const HEALTH: &str = "grpc.health.v1.Health";
+
+/// Settles leases; refused by the subscriptions themselves once they have ended.
+const SETTLE: (&str, &str) = ("trunkline.v1.EventService", "SettleLeases");
 
 /// Which calls may begin, and which are under way. Clones share both.
 #[derive(Debug, Clone)]
@@ -27,17 +31,21 @@ impl Drain {
         }
     }
 
-    /// Lets a call of `service` begin; it is under way until what is returned is dropped.
+    /// Lets a call of `service`'s `method` begin; it is under way until what is returned is dropped.
     ///
     /// # Errors
     /// DRAINING, once that has begun.
-    pub(super) fn admit(&self, service: &str) -> Result<Option<TaskTrackerToken>, ApiError> {
+    pub(super) fn admit(
+        &self,
+        service: &str,
+        method: &str,
+    ) -> Result<Option<TaskTrackerToken>, ApiError> {
         if service == HEALTH {
             return Ok(None);
         }
         // Counted before looking: a call that is let in cannot be overlooked by `ended`.
         let under_way = self.calls.token();
-        if self.begun.is_cancelled() {
+        if self.begun.is_cancelled() && (service, method) != SETTLE {
             return Err(faults::draining());
         }
         Ok(Some(under_way))
@@ -62,12 +70,17 @@ mod tests {
     #[tokio::test]
     async fn what_began_is_waited_for_and_what_begins_is_refused() {
         let drain = Drain::new(CancellationToken::new());
-        let under_way = drain.admit("trunkline.v1.MessageService").unwrap();
-        let watched = drain.admit(HEALTH).unwrap();
+        let under_way = drain
+            .admit("trunkline.v1.MessageService", "SendMessage")
+            .unwrap();
+        let watched = drain.admit(HEALTH, "Watch").unwrap();
         drain.begin();
-        let refused = drain.admit("trunkline.v1.MessageService").unwrap_err();
+        let refused = drain
+            .admit("trunkline.v1.MessageService", "SendMessage")
+            .unwrap_err();
         assert_eq!(refused.reason(), super::super::status::Reason::Draining);
-        assert!(drain.admit(HEALTH).is_ok());
+        assert!(drain.admit(HEALTH, "Watch").is_ok());
+        assert!(drain.admit(SETTLE.0, SETTLE.1).is_ok());
         let ended = tokio::spawn({
             let drain = drain.clone();
             async move { drain.ended().await }

@@ -87,7 +87,7 @@ where
             session = tracing::field::Empty,
         );
         let mut measure = Measure::begin(Arc::clone(&self.around.clock), service, method);
-        let refused = match self.around.drain.admit(service) {
+        let refused = match self.around.drain.admit(service, method) {
             Ok(under_way) => {
                 measure.under_way = under_way;
                 None

@@ -10,13 +10,17 @@ use tokio_util::task::TaskTracker;
 
 use super::consumer::{Consumer, MAX_UNREAD_RESULTS, Settler};
 use super::dispatch::{Credit, Ending};
-use super::runner::{CallPort, Command, LiveDelivery, MAILBOX, Runner, Stopped};
+use super::runner::{CallPort, Command, LiveDelivery, MAILBOX, Runner};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{SubscriptionId, WorkspaceId};
 use crate::store::{LookupError, StoreError, WorkspaceStore};
 
 /// Events of a subscription held in memory at most.
 pub const WINDOW: usize = 10_000;
+
+/// How long consumers are given at most, when the daemon stops, to settle what they hold: what they do not
+/// is delivered again after the start.
+pub const SETTLE: Duration = Duration::from_secs(10);
 
 /// Batches that wait for a consumer. One: that there is room again then says that it was taken.
 const BUFFER: usize = 1;
@@ -100,14 +104,14 @@ impl Hub {
         workspace: &WorkspaceStore,
         subscription: &SubscriptionId,
     ) -> Result<mpsc::Sender<Command>, OpenError> {
-        if self.tasks.is_closed() {
-            return Err(OpenError::Draining);
-        }
         let name = (workspace.id().clone(), subscription.clone());
         let slot = Arc::clone(&*self.slots.entry(name.clone()).or_default());
         let mut runner = slot.lock().await;
         if let Some(running) = runner.as_ref().filter(|running| !running.is_closed()) {
             return Ok(running.clone());
+        }
+        if self.tasks.is_closed() {
+            return Err(OpenError::Draining);
         }
         let record = match workspace.subscriptions().get(subscription).await {
             Ok(record) => record,
@@ -177,7 +181,7 @@ impl Hub {
             && let Some(runner) = slot.lock().await.take()
         {
             // It may have ended by itself.
-            let _ = runner.send(Command::Stop(Stopped::Deleted)).await;
+            let _ = runner.send(Command::Delete).await;
         }
     }
 
@@ -191,15 +195,17 @@ impl Hub {
         }
     }
 
-    /// Ends all streams in order, makes their last acks durable, and opens no more. Returns when that is
-    /// done or `patience` has passed.
+    /// Gives out nothing more, lets consumers settle what they hold for a while ([`SETTLE`] at most), ends
+    /// all streams in order and makes their last acks durable. Returns when that is done or `patience` has
+    /// passed.
     pub async fn shutdown(&self, patience: Duration) {
         self.tasks.close();
+        let until = self.clock.elapsed() + SETTLE.min(patience / 2);
         let slots: Vec<Slot> = self.slots.iter().map(|slot| Arc::clone(&slot)).collect();
         for slot in slots {
-            if let Some(runner) = slot.lock().await.take() {
+            if let Some(runner) = slot.lock().await.as_ref() {
                 // It may have ended by itself.
-                let _ = runner.send(Command::Stop(Stopped::Draining)).await;
+                let _ = runner.send(Command::Drain { until }).await;
             }
         }
         if tokio::time::timeout(patience, self.tasks.wait())

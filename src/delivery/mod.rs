@@ -27,6 +27,6 @@ pub use consumer::{
     Consumer, Delivered, Delivery, Gone, Operation, OperationKind, Outcome, Settled, Settler,
 };
 pub use dispatch::Credit;
-pub use hub::{Hub, OpenError, WINDOW};
+pub use hub::{Hub, OpenError, SETTLE, WINDOW};
 pub use lag::oldest_unacked;
 pub use runner::{LiveDelivery, Stopped};

@@ -87,6 +87,8 @@ pub(super) struct Runner {
     /// Events had gone from the journal before they were delivered.
     may_have_lost: bool,
     idle_since: Option<Duration>,
+    /// The daemon is stopping: when what consumers hold is given up.
+    drained_by: Option<Duration>,
     gauges: Gauges,
 }
 
@@ -139,6 +141,7 @@ impl Runner {
             skips: Skips::default(),
             may_have_lost: false,
             idle_since: None,
+            drained_by: None,
             gauges: Gauges::default(),
             journal,
             progress,
@@ -169,15 +172,16 @@ impl Runner {
     async fn serve(&mut self) -> Result<(), StoreError> {
         loop {
             self.step();
+            if self.is_drained() {
+                let outcome = self.finish().await;
+                self.end_all(&Delivery::Stopped(Stopped::Draining));
+                return outcome;
+            }
             match self.wait().await {
                 Wake::Command(None) => return self.finish().await,
-                Wake::Command(Some(Command::Stop(why))) => {
-                    let outcome = match why {
-                        Stopped::Deleted => Ok(()),
-                        Stopped::Draining => self.finish().await,
-                    };
-                    self.end_all(&Delivery::Stopped(why));
-                    return outcome;
+                Wake::Command(Some(Command::Delete)) => {
+                    self.end_all(&Delivery::Stopped(Stopped::Deleted));
+                    return Ok(());
                 }
                 Wake::Command(Some(command)) => self.command(command),
                 Wake::Read(page) => self.take_page(page)?,
@@ -205,8 +209,10 @@ impl Runner {
     fn step(&mut self) {
         let now = self.clock.elapsed();
         self.machine.tick(now);
-        self.begin_read();
-        self.give_out(now);
+        if self.drained_by.is_none() {
+            self.begin_read();
+            self.give_out(now);
+        }
         self.tell_calls_of_nothing();
         self.tell_outcomes();
         self.begin_write();
@@ -215,12 +221,18 @@ impl Runner {
         self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
     }
 
+    /// Whether the daemon is stopping and nothing has to be waited for any more.
+    fn is_drained(&self) -> bool {
+        self.drained_by
+            .is_some_and(|by| self.clock.elapsed() >= by || !self.machine.is_owed())
+    }
+
     async fn wait(&mut self) -> Wake {
         let now = self.clock.elapsed();
         let linger = self.idle_since.map(|since| since + LINGER);
         let skips = self.skips.due().filter(|_| self.write.is_none());
         let due = self.machine.wake_at().into_iter();
-        let due = due.chain(linger).chain(skips).min();
+        let due = due.chain(linger).chain(skips).chain(self.drained_by).min();
         let sleep = due.map(|due| tokio::time::sleep(due.saturating_sub(now)));
         tokio::select! {
             biased;
@@ -330,6 +342,10 @@ impl Runner {
                 permits,
                 opened,
             } => {
+                if self.drained_by.is_some() && credit.events > 0 {
+                    // Whoever asks is told that the daemon drains.
+                    return;
+                }
                 let stream = match &call {
                     Some(_) => self.machine.open_call(credit),
                     None => self.machine.open(credit),
@@ -402,7 +418,11 @@ impl Runner {
                 // Whoever asked may be gone.
                 let _ = seen.send(live);
             }
-            Command::Stop(_) => {}
+            // The first drain decides.
+            Command::Drain { until } => {
+                self.drained_by.get_or_insert(until);
+            }
+            Command::Delete => {}
         }
     }
 

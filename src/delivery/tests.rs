@@ -1,6 +1,7 @@
 //! Streams over a store in memory: what consumers that misbehave do to others.
 
 mod calls;
+mod draining;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use trunkline::pb::event_service_client::EventServiceClient;
 use trunkline::pb::group_service_client::GroupServiceClient;
 use trunkline::pb::pull_request::Request as Say;
 use trunkline::pb::pull_response::Response as Said;
+use trunkline::pb::subscription_service_client::SubscriptionServiceClient;
 use trunkline_simulator::{
     Account, Fault, FaultSpec, FaultTarget, NewAccount, Simulator, SimulatorConfig,
 };
@@ -198,12 +199,8 @@ impl Pulled {
         self.leases.last().unwrap()
     }
 
-    fn event_id(&self) -> &str {
-        &self.meant().event.as_ref().unwrap().event_id
-    }
-
     /// Acknowledges everything, and waits until that is durable for what is meant.
-    async fn ack(mut self) {
+    async fn ack(&mut self) {
         let meant = self.meant().ack_id.clone();
         let ack_ids = self.leases.iter().map(|lease| lease.ack_id.clone());
         let ack = pb::PullAck {
@@ -228,6 +225,10 @@ impl Pulled {
         let outcome = tokio::time::timeout(PATIENCE, confirmed).await.unwrap();
         assert_eq!(outcome, pb::PullOutcome::Confirmed);
     }
+}
+
+fn event(lease: &pb::Lease) -> &pb::Event {
+    lease.event.as_ref().unwrap()
 }
 
 fn is_text(event: &pb::Event, id: &str) -> bool {
@@ -279,9 +280,11 @@ async fn a_sigterm_in_the_middle_of_everything_loses_and_doubles_nothing() {
     let signalled = Command::new("kill").args(["-s", "TERM", &pid]).status();
     assert!(signalled.unwrap().success());
 
-    // Who listens is told, and so is who comes: in gRPC, over a connection of before and a new one, and
-    // in JSON. The call that had begun goes on meanwhile.
-    says_draining(&end_of(&mut pulled.frames).await);
+    // What is held may still be settled. Who listens is told, and so is who comes: in gRPC, over a
+    // connection of before and a new one, and in JSON. The call that had begun goes on meanwhile.
+    let settled = pulled.meant().clone();
+    let unsettled = pulled.leases.remove(0);
+    pulled.ack().await;
     says_draining(&end_of(&mut watch).await);
     let late = text_to("main", CUSTOMER, "too late");
     says_draining(&core::send(&world.channel, &late).await.unwrap_err());
@@ -304,6 +307,8 @@ async fn a_sigterm_in_the_middle_of_everything_loses_and_doubles_nothing() {
     );
     assert_eq!(world.ops("/livez").await.unwrap().0, 200);
     assert!(!lasting.is_finished(), "what had begun was cut off");
+    // Nobody is waited for much longer.
+    says_draining(&end_of(&mut pulled.frames).await);
 
     // With it gone nothing is left to wait for.
     lasting.abort();
@@ -316,10 +321,17 @@ async fn a_sigterm_in_the_middle_of_everything_loses_and_doubles_nothing() {
     world.daemon.start().await;
     world.channel = world.daemon.channel().await.unwrap();
     world.online().await;
-    // The lease died with the daemon; its event did not.
-    let again = Pulled::open(&world, |event| is_text(event, &asked)).await;
-    assert_eq!(again.event_id(), pulled.event_id());
-    assert_ne!(again.meant().ack_id, pulled.meant().ack_id);
+    // What was settled while it drained is done; a lease that was not died with the daemon, its event did not.
+    let request = pb::GetDeliveryRequest {
+        name: format!("{SUBSCRIPTION}/deliveries/{}", event(&settled).revision),
+    };
+    let mut subscriptions = SubscriptionServiceClient::new(world.channel.clone());
+    let delivery = subscriptions.get_delivery(request).await.unwrap();
+    let delivery = delivery.into_inner().delivery.unwrap();
+    assert_eq!(delivery.state(), pb::DeliveryState::Acknowledged);
+    let of_before = event(&unsettled);
+    let mut again = Pulled::open(&world, |event| event.event_id == of_before.event_id).await;
+    assert_ne!(again.meant().ack_id, unsettled.ack_id);
     again.ack().await;
     // The message goes out again as what it was, and what was refused only when asked again.
     let repeated = core::send(&world.channel, &late).await.unwrap();

@@ -245,6 +245,22 @@ impl Dispatch {
             .sum()
     }
 
+    /// Whether consumers have taken events that they have not settled.
+    pub(super) fn is_owed(&self) -> bool {
+        let holders = self.streams.values().chain(self.kept.values());
+        let mut leased = holders.flat_map(|stream| &stream.leases);
+        leased.any(|revision| {
+            let state = self.entries.get(revision).map(|entry| &entry.state);
+            matches!(
+                state,
+                Some(State::Leased {
+                    handed_over: true,
+                    ..
+                })
+            )
+        })
+    }
+
     /// How many events are in memory.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

@@ -1,6 +1,7 @@
 //! What is asked of the one task of a subscription.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -50,8 +51,11 @@ pub(in crate::delivery) enum Command {
         revision: Revision,
         seen: oneshot::Sender<Option<LiveDelivery>>,
     },
-    /// End all streams: the subscription was deleted, or the daemon is stopping.
-    Stop(Stopped),
+    /// The daemon is stopping: give out nothing more, and end all streams once everything they took is
+    /// settled, at `until` (monotonic) in any case.
+    Drain { until: Duration },
+    /// End all streams: the subscription was deleted.
+    Delete,
 }
 
 /// What is known of an event that is not settled, as long as its subscription is consumed.
