@@ -51,13 +51,12 @@ impl WorkspaceStore {
     /// Only when the store fails.
     pub async fn enforce(&self, retention: &Retention) -> Result<Enforced, StoreError> {
         let before = self.journal().size().await?;
-        let lost = match retention.max_bytes {
-            Some(limit) => self.shrink_and_expire(limit, retention).await?,
-            None => {
-                self.0.full_under.store(0, Ordering::Relaxed);
-                self.show_full(false);
-                self.expire_due(retention).await?
-            }
+        let lost = if let Some(limit) = retention.max_bytes {
+            self.shrink_and_expire(limit, retention).await?
+        } else {
+            self.0.full_under.store(0, Ordering::Relaxed);
+            self.show_full(false);
+            self.expire_due(retention).await?
         };
         let after = self.journal().size().await?;
         let appended = after.newest - before.newest;

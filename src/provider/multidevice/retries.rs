@@ -226,8 +226,12 @@ impl Retries {
             // What is asked again in the same words has the answer that is under way.
             Some(open) if open.request.count >= request.count => {}
             _ if of_phone => {
-                message.open.retain(|open| open.request.asker != request.asker);
-                message.open.push(fresh(request, Doubt::Repeated { look: now }));
+                message
+                    .open
+                    .retain(|open| open.request.asker != request.asker);
+                message
+                    .open
+                    .push(fresh(request, Doubt::Repeated { look: now }));
             }
             Some(open) if is_withheld => *open = fresh(request, withheld),
             Some(open) => *open = fresh(request, Doubt::Repeated { look }),
