@@ -1,6 +1,7 @@
 //! The hub without sockets: raw stanzas in, raw stanzas out.
 
 mod group;
+mod keys;
 mod link_code;
 mod linking;
 mod settings;
@@ -70,6 +71,22 @@ fn person(hub: &mut Hub, pn: &str) -> AccountId {
 fn link(hub: &mut Hub, account: AccountId) -> DeviceKey {
     let device = hub.directory.account_mut(account).reserve_device();
     let key = DeviceKey { account, device };
+    let (identity, part) = keys_of(key);
+    let record = Device {
+        key_index: Some(u32::from(device)),
+        noise_public: Some(noise_key(key)),
+        adv_identity: Some(vec![1]),
+        keys: KeyPool::new(1, identity, part).unwrap(),
+        linked_at: 0,
+        app_state_shared: true,
+    };
+    let devices = &mut hub.directory.account_mut(account).devices;
+    devices.insert(device, record);
+    key
+}
+
+/// A linked device's identity and signed prekey.
+fn keys_of(key: DeviceKey) -> ([u8; 32], SignedPreKeyPart) {
     let mut rng = Seed::new(9).stream(&format!("{key:?}"));
     let identity = KeyPair::generate(&mut rng);
     let signed = KeyPair::generate(&mut rng);
@@ -82,17 +99,7 @@ fn link(hub: &mut Hub, account: AccountId) -> DeviceKey {
         public: public_bytes(&signed),
         signature: signature.as_ref().try_into().unwrap(),
     };
-    let record = Device {
-        key_index: Some(u32::from(device)),
-        noise_public: Some(noise_key(key)),
-        adv_identity: Some(vec![1]),
-        keys: KeyPool::new(1, public_bytes(&identity), part).unwrap(),
-        linked_at: 0,
-        app_state_shared: true,
-    };
-    let devices = &mut hub.directory.account_mut(account).devices;
-    devices.insert(device, record);
-    key
+    (public_bytes(&identity), part)
 }
 
 fn noise_key(key: DeviceKey) -> [u8; 32] {
@@ -383,7 +390,9 @@ fn read_receipts_reach_the_author_and_the_readers_other_devices() {
 #[test]
 fn usync_answers_as_clients_need_it() {
     let (mut hub, mut alice, bob) = pair();
-    hub.refresh_key_index_list(bob.device.account);
+    // The phone signs it when it links a device, which these did without.
+    let account = hub.directory.account_mut(bob.device.account);
+    account.key_index_list = Some(vec![1, 2, 3]);
     let by_pn = pn(&hub, bob.device).to_non_ad();
     let by_lid = hub.address(bob.device, Addressing::Lid).to_non_ad();
     let user = |jid: &Jid| NodeBuilder::new("user").attr("jid", jid.clone()).build();
@@ -413,7 +422,19 @@ fn usync_answers_as_clients_need_it() {
     let devices = users[0]
         .get_optional_child_by_tag(&["devices", "device-list"])
         .unwrap();
-    assert_eq!(devices.get_children_by_tag("device").count(), 2);
+    let listed: Vec<&Node> = devices.get_children_by_tag("device").collect();
+    assert_eq!(listed.len(), 2);
+    for device in listed {
+        // The phone has none; a companion without one would not be written to.
+        let is_phone = wire::attr_is(device, "id", "0");
+        assert_eq!(
+            is_phone,
+            !device.attrs.contains_key("key-index"),
+            "{device:?}"
+        );
+    }
+    let signed_list = users[0].get_optional_child_by_tag(&["devices", "key-index-list"]);
+    assert_eq!(wire::bytes(signed_list.unwrap()), [1, 2, 3]);
 
     let contact = [NodeBuilder::new("contact").build()];
     let request = NodeBuilder::new("usync")
@@ -428,6 +449,38 @@ fn usync_answers_as_clients_need_it() {
         .get_optional_child_by_tag(&["usync", "list", "user", "contact"])
         .unwrap();
     assert!(wire::attr_is(contact, "type", "out"));
+
+    // `onWhatsApp`: a number that is there is told with its name on the server.
+    let known = NodeBuilder::new("user")
+        .children([NodeBuilder::new("contact")
+            .string_content(format!("+{}", by_pn.user))
+            .build()])
+        .build();
+    let contact = [NodeBuilder::new("contact").build()];
+    let request = NodeBuilder::new("usync")
+        .children([
+            NodeBuilder::new("query").children(contact).build(),
+            NodeBuilder::new("list").children([known]).build(),
+        ])
+        .build();
+    hub.on_wire(alice.connection, &iq("usync", "get", request));
+    let answer = alice.received().remove(0);
+    let user = answer
+        .get_optional_child_by_tag(&["usync", "list", "user"])
+        .unwrap();
+    assert_eq!(wire::jid_attr(user, "jid"), Some(by_pn));
+    let contact = user.get_optional_child("contact").unwrap();
+    assert!(wire::attr_is(contact, "type", "in"));
+}
+
+#[test]
+fn a_ping_is_answered() {
+    let (mut hub, mut alice, _bob) = pair();
+    let ping = NodeBuilder::new("ping").build();
+    hub.on_wire(alice.connection, &iq("w:p", "get", ping));
+    let answer = alice.received().remove(0);
+    assert!(wire::attr_is(&answer, "type", "result") && wire::attr_is(&answer, "id", "q1"));
+    assert!(answer.children().is_none_or(<[Node]>::is_empty));
 }
 
 #[test]
