@@ -24,7 +24,7 @@ const OWNER: &str = "+15550000001";
 /// Silence is noticed while the test watches, and a busy machine is not taken for it. A login that begins
 /// in silence ends soon.
 const WATCHFUL: &str =
-    "[session]\nlogin_timeout = \"20s\"\n[stall]\nsilence = \"2s\"\npatience = \"10s\"\n";
+    "[session]\nlogin_timeout = \"20s\"\n[stall]\nsilence = \"2s\"\npatience = \"20s\"\n";
 
 struct Line {
     sim: Simulator,

@@ -26,7 +26,7 @@ use trunkline_simulator::{
 const NUMBER: &str = "+2348030000001";
 const CUSTOMER: &str = "+2348030000002";
 const SESSION: &str = "main";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 struct World {
     simulator: Simulator,

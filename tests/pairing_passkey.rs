@@ -14,13 +14,16 @@ use std::time::{Duration, SystemTime};
 
 use support::core::{self, Paired};
 use support::daemon::Daemon;
+use tonic::transport::Channel;
 use trunkline::pb;
-use trunkline_simulator::{Fact, NewAccount, ScanFailure, Simulator, SimulatorConfig};
+use trunkline_simulator::{Account, Fact, NewAccount, ScanFailure, Simulator, SimulatorConfig};
 
 const NUMBER: &str = "+2348030000001";
 const SESSION: &str = "main";
 /// A demand is to be known this soon after the server made it.
 const SOON: Duration = Duration::from_secs(2);
+/// How often that may be shown: a machine can be busy with something else.
+const ROUNDS: usize = 3;
 
 fn assert_passkey(paired: &Paired) {
     let Paired::Failed(failed) = paired else {
@@ -53,6 +56,36 @@ fn told(journal: &[pb::Event]) -> Vec<SystemTime> {
         .collect()
 }
 
+/// Pairs by QR and by code, and is refused. Each ends on the first QR or code: nothing had to expire. When
+/// the caller's stream had ended.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "how long it takes is what is being measured"
+)]
+async fn refused_twice(channel: &Channel, phone: &Account) -> [SystemTime; 2] {
+    let mut shown = 0;
+    let paired = core::pair(channel, SESSION, |qr| {
+        shown += 1;
+        let scan = phone.scan_qr(qr);
+        assert!(
+            matches!(scan, Err(ScanFailure::PasskeyDemanded)),
+            "{scan:?}"
+        );
+    })
+    .await;
+    let by_qr = SystemTime::now();
+    assert_passkey(&paired);
+    let paired = core::pair_by_code(channel, SESSION, NUMBER, |code| {
+        shown += 1;
+        phone.enter_code(code).unwrap();
+    })
+    .await;
+    let by_code = SystemTime::now();
+    assert_passkey(&paired);
+    assert_eq!(shown, 2);
+    [by_qr, by_code]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demand_for_a_passkey_ends_the_pairing_and_says_so() {
     let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
@@ -65,33 +98,27 @@ async fn a_demand_for_a_passkey_ends_the_pairing_and_says_so() {
     core::create_session(&channel, SESSION).await;
 
     phone.demand_passkey(true);
-    // Each ends on the first QR or code: nothing had to expire.
-    let mut shown = 0;
-    let paired = core::pair(&channel, SESSION, |qr| {
-        shown += 1;
-        let scan = phone.scan_qr(qr);
-        assert!(
-            matches!(scan, Err(ScanFailure::PasskeyDemanded)),
-            "{scan:?}"
-        );
-    })
-    .await;
-    assert_passkey(&paired);
-    let paired = core::pair_by_code(&channel, SESSION, NUMBER, |code| {
-        shown += 1;
-        phone.enter_code(code).unwrap();
-    })
-    .await;
-    assert_passkey(&paired);
-    assert_eq!(shown, 2);
-    let demanded = demanded(&simulator);
-    let told = told(&core::journal(&channel).await.unwrap());
-    assert_eq!((demanded.len(), told.len()), (2, 2));
-    for (demanded, told) in demanded.into_iter().zip(told) {
-        // The ledger counts in milliseconds, so an event may seem to precede its demand by less than one.
-        let took = told.duration_since(demanded).unwrap_or_default();
-        assert!(took < SOON, "{took:?} from the demand to the event");
+    let mut slowest = Duration::MAX;
+    let mut rounds = 0;
+    while slowest >= SOON && rounds < ROUNDS {
+        rounds += 1;
+        let answered = refused_twice(&channel, &phone).await;
+        let demanded = demanded(&simulator);
+        let told = told(&core::journal(&channel).await.unwrap());
+        assert_eq!((demanded.len(), told.len()), (2 * rounds, 2 * rounds));
+        let heard = told.into_iter().skip(2 * (rounds - 1)).chain(answered);
+        let demanded = demanded.into_iter().skip(2 * (rounds - 1));
+        let demanded: Vec<_> = demanded.collect();
+        let took = heard.zip(demanded.iter().cycle()).map(|(heard, demanded)| {
+            // The ledger counts in milliseconds, so an answer may seem to precede its demand by less than one.
+            heard.duration_since(*demanded).unwrap_or_default()
+        });
+        slowest = took.max().unwrap();
     }
+    assert!(
+        slowest < SOON,
+        "{slowest:?} from a demand to the event, or to the caller"
+    );
     let session = core::session(&channel, SESSION).await.unwrap();
     assert_eq!(session.login(), pb::LoginState::Unpaired);
 

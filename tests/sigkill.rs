@@ -32,7 +32,7 @@ use trunkline_simulator::{Account, NewAccount, Simulator, SimulatorConfig};
 
 const NUMBER: &str = "+2348030000001";
 const CUSTOMERS: [&str; 3] = ["+2348030000002", "+2348030000003", "+2348030000004"];
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// How long everything may take to arrive after the last kill.
 const SETTLE: Duration = Duration::from_mins(3);
 /// When the daemon is killed, in milliseconds after it came back: from "it has just opened the store" to

@@ -13,7 +13,7 @@ use crate::support::daemon::Daemon;
 use crate::support::eventually;
 
 const CORE: &str = "workspaces/default/subscriptions/core";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 async fn lease(daemon: &Daemon) -> Vec<pb::Lease> {
     let request = pb::LeaseEventsRequest {

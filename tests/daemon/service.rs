@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::daemon::Daemon;
@@ -10,13 +11,19 @@ use crate::support::eventually;
 
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// Everything the daemon has said so far.
-fn heard(socket: &UnixDatagram, so_far: &mut String) {
-    let mut buffer = [0; 4096];
-    while let Ok(read) = socket.recv(&mut buffer) {
-        so_far.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        so_far.push('\n');
-    }
+/// Listens for what the daemon says, all the time: who is not listened to waits at a full socket.
+fn listen(socket: UnixDatagram) -> Arc<Mutex<String>> {
+    let said = Arc::<Mutex<String>>::default();
+    let heard = Arc::clone(&said);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read) = socket.recv(&mut buffer) {
+            let mut heard = heard.lock().unwrap();
+            heard.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            heard.push('\n');
+        }
+    });
+    said
 }
 
 fn signal(name: &str, pid: u32) {
@@ -32,7 +39,7 @@ async fn it_reports_ready_status_and_stopping_and_pings_the_watchdog() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_nonblocking(true).unwrap();
+    let said = listen(socket);
     let mut daemon = Daemon::prepare("ws://127.0.0.1:9/ws/chat", "");
     daemon
         .start_with(&[
@@ -40,9 +47,8 @@ async fn it_reports_ready_status_and_stopping_and_pings_the_watchdog() {
             ("WATCHDOG_USEC", Path::new("200000")),
         ])
         .await;
-    let mut said = String::new();
     eventually("ready, a status and three pings", PATIENCE, async || {
-        heard(&socket, &mut said);
+        let said = said.lock().unwrap();
         said.matches("WATCHDOG=1").count() >= 3
             && said.contains("READY=1")
             && said.contains("STATUS=0/0 connected, backlog 0")
@@ -60,8 +66,10 @@ async fn it_reports_ready_status_and_stopping_and_pings_the_watchdog() {
 
     signal("TERM", pid);
     assert_eq!(daemon.wait().await, Some(0), "{}", daemon.log());
-    heard(&socket, &mut said);
-    assert!(said.contains("STOPPING=1"), "{said}");
+    eventually("it says that it stops", PATIENCE, async || {
+        said.lock().unwrap().contains("STOPPING=1")
+    })
+    .await;
     assert!(!daemon.socket().exists());
 }
 

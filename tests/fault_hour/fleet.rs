@@ -28,7 +28,7 @@ pub(crate) const SIMULTANEOUS: usize = 3;
 const CONFIG: &str = "\
 [session]\nlogin_timeout = \"20s\"\nack_timeout = \"15s\"\n
 [admission]\nsimultaneous = 3\n
-[stall]\nsilence = \"2s\"\npatience = \"10s\"\n
+[stall]\nsilence = \"2s\"\npatience = \"20s\"\n
 [backoff]\nmax = \"5s\"\n
 [pacing]\nper_minute = 60000\nburst = 1000\nrecipient_per_minute = 60000\nrecipient_burst = 1000\n";
 

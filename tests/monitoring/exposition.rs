@@ -132,6 +132,7 @@ async fn a_daemon_that_works_exposes_every_metric() {
     eventually("the events that wait are noticed", PATIENCE, async || {
         last = scrape(&daemon).await;
         value(&last, "trunkline_delivery_oldest_unacked_seconds") > 0.0
+            && value(&last, "trunkline_delivery_leases") >= 1.0
             && last.contains("trunkline_sessions{")
     })
     .await;

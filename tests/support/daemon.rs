@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_mins(3);
 pub(crate) struct Daemon {
     home: TempDir,
     child: Option<Child>,
+    /// How much had been logged before the last start.
+    log_before: usize,
 }
 
 impl Daemon {
@@ -34,7 +36,11 @@ impl Daemon {
              [multidevice]\nendpoint = \"{endpoint}\"\n\n{more}\n"
         );
         std::fs::write(home.path().join("trunkline.toml"), text).unwrap();
-        Self { home, child: None }
+        Self {
+            home,
+            child: None,
+            log_before: 0,
+        }
     }
 
     /// Rewrites the configuration; for a daemon that does not run yet.
@@ -75,7 +81,7 @@ impl Daemon {
     pub(crate) fn address(&self, listener: &str) -> String {
         // The last line may be half written.
         let said = self.log();
-        let lines = said.lines().rev();
+        let lines = said[self.log_before..].lines().rev();
         let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let address = lines.find_map(|line| line[listener].as_str().map(str::to_owned));
         address.expect("the log names the address")
@@ -93,6 +99,7 @@ impl Daemon {
     /// The same with variables in its environment.
     pub(crate) async fn start_with(&mut self, env: &[(&str, &Path)]) {
         assert!(self.child.is_none(), "the daemon runs already");
+        self.log_before = self.log().len();
         let log = File::options()
             .create(true)
             .append(true)
@@ -112,14 +119,15 @@ impl Daemon {
         let socket = self.socket();
         let child = self.child.as_mut().unwrap();
         let log = self.home.path().join("daemon.log");
+        let before = self.log_before;
         eventually("the daemon answers", PATIENCE, async || {
             if let Some(status) = child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
                 panic!("the daemon ended: {status}\n{log}");
             }
             // It listens a moment before it serves, and says when it does.
-            let serving =
-                std::fs::read_to_string(&log).is_ok_and(|log| log.contains("\"serving\""));
+            let serving = std::fs::read_to_string(&log)
+                .is_ok_and(|log| log[before..].contains("\"serving\""));
             serving && channel(&socket).await.is_ok()
         })
         .await;

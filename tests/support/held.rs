@@ -20,7 +20,7 @@ use crate::support::eventually;
 use crate::world::World;
 
 /// How long an event may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 const SESSION: &str = "shop";
 const SUBSCRIPTION: &str = "core";
 

@@ -92,7 +92,7 @@ impl World {
         let mut peer = self.baileys(name).await;
         let qr = peer.event("qr", |_| true).await;
         account.scan_qr(qr["payload"].as_str().unwrap()).unwrap();
-        Self::opened(&mut peer).await;
+        self.opened(account, &mut peer).await;
         peer
     }
 
@@ -101,7 +101,7 @@ impl World {
         let mut peer = self.baileys(name).await;
         peer.event("qr", |_| true).await;
         self.type_code(account, &mut peer).await;
-        Self::opened(&mut peer).await;
+        self.opened(account, &mut peer).await;
         peer
     }
 
@@ -120,7 +120,7 @@ impl World {
         account.enter_code(shown["code"].as_str().unwrap()).unwrap();
     }
 
-    async fn opened(peer: &mut Peer) {
+    async fn opened(&self, account: &Account, peer: &mut Peer) {
         let restart = peer.event("close", |_| true).await;
         assert_eq!(restart["code"], 515, "after pairing: {restart}");
         peer.event("open", |_| true).await;
@@ -128,6 +128,20 @@ impl World {
         peer.event("history", |e| e["type"] == "INITIAL_BOOTSTRAP")
             .await;
         peer.event("synced", |_| true).await;
+        self.quiet(account).await;
+    }
+
+    /// Waits until every device of the account has confirmed what its phone sent it. A Baileys that writes
+    /// sooner may use a counter twice (see `tests/peers/README.md`).
+    async fn quiet(&self, account: &Account) {
+        let phone = account.phone();
+        let devices = account.devices();
+        self.until("it has confirmed what its phone sent", |truth| {
+            devices
+                .iter()
+                .all(|device| truth.backlog(&phone, device.device) == 0)
+        })
+        .await;
     }
 
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Truth<'_>) -> bool) {
