@@ -6,6 +6,7 @@
 //! process through the same three calls.
 
 mod error;
+mod health;
 mod heart;
 mod lag;
 mod offline;
@@ -23,11 +24,12 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::server::{ApiServer, Listeners, ServerOptions};
+use crate::api::server::{self, ApiServer, Listeners, ServerOptions};
 use crate::api::supervisor::Supervised;
 use crate::api::tls::Certificate;
 use crate::config::{Config, Sources};
-use crate::domain::clock::{Clock, Entropy, SystemClock};
+use crate::domain::clock::{Clock, Entropy, SystemClock, Timestamp};
+use crate::domain::ids::WorkspaceId;
 use crate::lifecycle::Shutdown;
 use crate::ops::{Ops, Vitals, VitalsParts};
 use crate::provider::contract::Provider;
@@ -42,7 +44,7 @@ pub use crate::store::backup::{Archive, Recipients, RestoreError, Restored, Unlo
 
 pub use error::{BindError, Trouble};
 pub use heart::Heart;
-pub use offline::{OfflineError, Resting, restore, write_backup};
+pub use offline::{Contents, OfflineError, Resting, restore, write_backup};
 pub use reload::{LIVE_KEYS, ReloadError, Reloaded, Reloader};
 
 /// What calls, health and metrics get in any case to finish what they are answering.
@@ -105,6 +107,19 @@ pub struct Daemon {
     background: Shutdown,
 }
 
+/// Reads the API's certificate as [`Daemon::bind`] does, and says when it ends; nothing without TLS.
+///
+/// # Errors
+/// [`BindError`] names the file and the fix.
+pub fn check_certificate(config: &Config) -> Result<Option<Timestamp>, BindError> {
+    let Some(files) = settings::tls(config) else {
+        return Ok(None);
+    };
+    let loaded = Certificate::load(files, Arc::new(SystemClock::new()));
+    let certificate = loaded.map_err(server::BindError::Tls)?;
+    Ok(Some(certificate.expires()))
+}
+
 /// Judges a configuration as [`Daemon::bind`] does before it opens the store. Nothing is written, and a
 /// credential that only systemd hands over is not missed.
 ///
@@ -115,6 +130,7 @@ pub fn check(config: &Config, surroundings: &Surroundings) -> Result<(), BindErr
     let clock = Arc::new(SystemClock::new());
     MultideviceProvider::new(settings::multidevice(config)?, clock, entropy.clone())?;
     settings::sessions(config).validate()?;
+    check_certificate(config)?;
     match settings::kek(config, surroundings) {
         // The first start makes it.
         KekSource::Development(path) if !path.exists() => {}
@@ -155,19 +171,7 @@ impl Daemon {
         let sessions = settings::sessions(config);
         sessions.validate()?;
 
-        offline::refuse_half_restored(&config.state_dir)?;
-        prepare_state_dir(&config.state_dir)?;
-        let keks = Keks::load(&settings::kek(config, &surroundings), &entropy)?;
-        let engine = open_engine(config, Arc::clone(&clock)).await?;
-        let store = Store::open(StoreOptions {
-            engine: Arc::new(engine),
-            keks,
-            clock: Arc::clone(&clock),
-            entropy: entropy.clone(),
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-            media: Some(settings::media(config)),
-        })
-        .await?;
+        let store = open_store(config, &surroundings, &clock, &entropy).await?;
         let supervisor = Supervisor::new(SupervisorOptions {
             store: store.clone(),
             providers: vec![provider],
@@ -205,7 +209,7 @@ impl Daemon {
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
         // Before the sessions: a daemon that cannot be reached must not log numbers in and out again.
         let listeners = take_addresses(&options, &store).await?;
-        start_sessions(&store, &supervisor, config).await?;
+        let full = start_sessions(&store, &supervisor, config).await?;
         let api = match ApiServer::serve(options, listeners).await {
             Ok(api) => api,
             Err(error) => {
@@ -221,10 +225,18 @@ impl Daemon {
         let (retention, current) = watch::channel(settings::retention(config));
         background.spawn(upkeep::run(
             store.clone(),
+            full,
             current,
             background.soft().clone(),
         ));
         background.spawn(lag::run(store.clone(), clock, background.soft().clone()));
+        let shown = api.health().clone();
+        background.spawn(health::follow(
+            vitals.clone(),
+            health::LOOK_EVERY,
+            async move |ready| shown.set(ready).await,
+            background.soft().clone(),
+        ));
         let heart = Heart::new(vitals.clone(), supervisor.clone());
         Ok(Self {
             addresses,
@@ -320,15 +332,15 @@ impl Daemon {
 }
 
 /// Starts every session, before the API answers: a call must find each in its place. One whose workspace
-/// has no room must not connect first.
+/// has no room must not connect first; returns these workspaces.
 async fn start_sessions(
     store: &Store,
     supervisor: &Supervisor,
     config: &Config,
-) -> Result<(), StoreError> {
-    upkeep::look(store, &settings::retention(config)).await?;
+) -> Result<Vec<WorkspaceId>, StoreError> {
+    let full = upkeep::look(store, &settings::retention(config)).await?;
     supervisor.restore().await?;
-    Ok(())
+    Ok(full)
 }
 
 /// Runs a listener and breaks the daemon when it ends without having been told to.
@@ -376,6 +388,28 @@ fn prepare_state_dir(path: &Path) -> Result<(), BindError> {
             path: path.to_owned(),
             source,
         })
+}
+
+/// Opens the store, and makes it at the first start.
+async fn open_store(
+    config: &Config,
+    surroundings: &Surroundings,
+    clock: &Arc<dyn Clock>,
+    entropy: &Entropy,
+) -> Result<Store, BindError> {
+    offline::refuse_half_restored(&config.state_dir)?;
+    prepare_state_dir(&config.state_dir)?;
+    let keks = Keks::load(&settings::kek(config, surroundings), entropy)?;
+    let engine = open_engine(config, Arc::clone(clock)).await?;
+    let options = StoreOptions {
+        engine: Arc::new(engine),
+        keks,
+        clock: Arc::clone(clock),
+        entropy: entropy.clone(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        media: Some(settings::media(config)),
+    };
+    Ok(Store::open(options).await?)
 }
 
 /// Opening reads the log and may take a while: not on the runtime's threads.

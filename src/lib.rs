@@ -17,11 +17,11 @@
 //! | [`cli`] | the commands; talks to a daemon through [`pb`] like any other client |
 //!
 //! ```text
-//! cli → pb, config        daemon → everything
-//! api → delivery, session, store, domain   ops → session, store, domain, telemetry
+//! cli → pb, config        daemon → everything but cli and pb
+//! api → delivery, session, store, domain, pb   ops → session, store, domain, telemetry
 //! session → provider::contract, store, domain
 //! provider::* → provider::contract, store, domain
-//! store → domain          domain → nothing of ours
+//! store → config, domain  domain → nothing of ours
 //! ```
 //!
 //! `tests/layers` enforces these edges; `docs/reliability.md` lists the promises and the tests that try

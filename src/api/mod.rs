@@ -16,6 +16,7 @@ mod faults;
 mod fields;
 mod gate;
 mod groups;
+pub mod health;
 pub mod json;
 mod layer;
 mod leases;

@@ -20,14 +20,13 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
 use super::backup::Backups;
 use super::drain::Drain;
 use super::events::Events;
 use super::gate::{Gate, Listener};
 use super::groups::GroupsApi;
+use super::health::Health;
 use super::json::{Front, Gateway};
 use super::layer::Around;
 use super::media::MediaApi;
@@ -148,15 +147,6 @@ pub struct ApiServer {
     tasks: JoinSet<Result<(), tonic::transport::Error>>,
 }
 
-/// The health service's knob.
-struct Health(HealthReporter);
-
-impl std::fmt::Debug for Health {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Health")
-    }
-}
-
 /// The names health is asked for: each service, and "" for the daemon.
 const SERVICES: [&str; 10] = [
     "",
@@ -232,11 +222,7 @@ impl ApiServer {
         let close = CancellationToken::new();
         let hub = Hub::new(Arc::clone(&options.clock), options.window);
         let (reporter, health) = tonic_health::server::health_reporter();
-        for service in SERVICES {
-            reporter
-                .set_service_status(service, ServingStatus::Serving)
-                .await;
-        }
+        let shown = Health::new(reporter, &SERVICES).await;
         let routes = routes(&options, &hub, &stop)?.add_service(health);
         let drain = Drain::new(stop);
         let front = Front {
@@ -287,7 +273,7 @@ impl ApiServer {
             drain,
             close,
             hub,
-            health: Health(reporter),
+            health: shown,
             tasks,
         })
     }
@@ -300,6 +286,11 @@ impl ApiServer {
     /// The certificate of the TCP listener, if it speaks TLS.
     pub fn certificate(&self) -> Option<&Arc<Certificate>> {
         self.certificate.as_ref()
+    }
+
+    /// What `grpc.health.v1` says, until the server drains.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The operator's socket.
@@ -324,15 +315,11 @@ impl ApiServer {
     }
 
     /// Tells clients and balancers that this daemon is going: health says `NOT_SERVING`, streams end with
-    /// DRAINING, and so does every call that comes from now on; the listeners stay, or nobody could be
-    /// told. Then waits for calls under way, `patience` at most.
+    /// DRAINING, those with leases once these are settled ([`crate::delivery::SETTLE`] at most), and so does
+    /// every call that comes from now on, but for settling; the listeners stay, or nobody could be told. Then
+    /// waits for calls under way, `patience` at most.
     pub async fn drain(&self, patience: Duration) {
-        for service in SERVICES {
-            self.health
-                .0
-                .set_service_status(service, ServingStatus::NotServing)
-                .await;
-        }
+        self.health.end().await;
         self.drain.begin();
         let ended = async {
             self.hub.shutdown(patience).await;

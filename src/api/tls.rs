@@ -98,6 +98,8 @@ struct Loaded {
     pair: Arc<CertifiedKey>,
     /// Of the files' bytes.
     digest: [u8; 32],
+    /// When it ends.
+    until: Timestamp,
 }
 
 impl Certificate {
@@ -127,6 +129,11 @@ impl Certificate {
         let changed = current.digest != loaded.digest;
         *current = loaded;
         Ok(changed)
+    }
+
+    /// When the certificate in use ends.
+    pub fn expires(&self) -> Timestamp {
+        self.current().until
     }
 
     fn current(&self) -> Loaded {
@@ -243,6 +250,7 @@ fn read(files: &TlsFiles, provider: &CryptoProvider, now: Timestamp) -> Result<L
     Ok(Loaded {
         pair: Arc::new(pair),
         digest: digest(&certificate, &key),
+        until: Timestamp::from_secs(until.0.unsigned_abs()),
     })
 }
 

@@ -57,13 +57,26 @@ impl EventsCommand {
     /// # Errors
     /// What the daemon refuses, in one line.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        self.run_with(context, async || Ok(())).await
+    }
+
+    /// Runs the command; `begun` is called once, as soon as nothing that happens will be missed.
+    ///
+    /// # Errors
+    /// What the daemon refuses, in one line.
+    pub(crate) async fn run_with(
+        self,
+        context: &Context,
+        begun: impl AsyncFnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut begun = Some(begun);
         let mut next = match (self.from, self.follow) {
             (Some(from), _) => Some(from),
             (None, true) => None,
             (None, false) => Some(0),
         };
         loop {
-            let ended = self.read(context, &mut next).await;
+            let ended = self.read(context, &mut next, &mut begun).await;
             match ended {
                 Ok(()) if !self.follow => return Ok(()),
                 Ok(()) => {}
@@ -77,7 +90,12 @@ impl EventsCommand {
     }
 
     /// Reads one stream to its end, moving `next` past everything printed.
-    async fn read(&self, context: &Context, next: &mut Option<u64>) -> Result<(), Failure> {
+    async fn read(
+        &self,
+        context: &Context,
+        next: &mut Option<u64>,
+        begun: &mut Option<impl AsyncFnOnce() -> Result<(), Failure>>,
+    ) -> Result<(), Failure> {
         let daemon = Daemon::connect(context).await?;
         let session = self.session.as_deref();
         let request = pb::WatchRequest {
@@ -89,6 +107,9 @@ impl EventsCommand {
             types: self.types.iter().map(|kind| i32::from(*kind)).collect(),
         };
         let mut frames = daemon.events().watch(request).await?.into_inner();
+        if let Some(begun) = begun.take() {
+            begun().await?;
+        }
         while let Some(response) = frames.message().await? {
             match response.frame {
                 Some(Frame::Event(event)) => {

@@ -8,16 +8,17 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::{BindError, Surroundings, Trouble, open_engine, prepare_state_dir, settings};
 use crate::config::Config;
-use crate::domain::clock::{Clock, Entropy, SystemClock};
+use crate::domain::clock::{Clock, Entropy, SystemClock, Timestamp};
 use crate::store::backup::{
     self, Archive, Backup, BackupError, Recipients, RestoreError, Restored,
 };
-use crate::store::keyring::Keks;
+use crate::store::keyring::{KekSource, Keks};
 use crate::store::sled::SledEngine;
 use crate::store::{Store, StoreError, StoreOptions};
 
@@ -32,6 +33,19 @@ pub struct Resting {
     store: Store,
 }
 
+/// What is in a store at rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contents {
+    /// Sessions of all workspaces that can be read.
+    pub sessions: usize,
+    /// Size on disk, in bytes.
+    pub bytes: u64,
+    /// How long opening it took.
+    pub opened_in: Duration,
+    /// When it was handed over: no daemon runs it any more.
+    pub handed_over_at: Option<Timestamp>,
+}
+
 /// Why something could not be done with a store at rest.
 #[derive(Debug, Error)]
 pub enum OfflineError {
@@ -41,6 +55,11 @@ pub enum OfflineError {
     /// There is no store.
     #[error("there is no store at {path}: check --config and --state-dir", path = .0.display())]
     Missing(PathBuf),
+    /// There is a store, and not the development key it was made with.
+    #[error(
+        "the store has a key, and {path} is not there: put that file back, or name the key's file or credential in [keys]", path = .0.display()
+    )]
+    KeyMissing(PathBuf),
     /// There is a store already.
     #[error(
         "{path} exists already: restore into a state directory without a store (move that one away, or give another --state-dir)", path = .0.display()
@@ -82,7 +101,7 @@ impl OfflineError {
             Self::Backup(error) if error.is_transient() => Some(Trouble::Passing),
             Self::Backup(_) | Self::Store(_) | Self::Io { .. } => Some(Trouble::Files),
             // The answer is no.
-            Self::Missing(_) | Self::NotEmpty(_) | Self::Restore(_) => None,
+            Self::Missing(_) | Self::KeyMissing(_) | Self::NotEmpty(_) | Self::Restore(_) => None,
         }
     }
 }
@@ -105,6 +124,12 @@ impl Resting {
         let path = config.state_dir.join("store");
         if !path.exists() {
             return Err(OfflineError::Missing(path));
+        }
+        if let KekSource::Development(key) = settings::kek(config, surroundings)
+            && !key.exists()
+        {
+            // Only a first start makes one: another key opens nothing.
+            return Err(OfflineError::KeyMissing(key));
         }
         let options = options(config, surroundings, |clock| open_engine(config, clock)).await?;
         let store = Store::open_at_rest(options)
@@ -139,6 +164,30 @@ impl Resting {
         }
         self.store.take_back().await?;
         Ok(true)
+    }
+
+    /// Counts what is in the store.
+    ///
+    /// # Errors
+    /// Only when the store fails.
+    pub async fn contents(&self) -> Result<Contents, OfflineError> {
+        let mut sessions = 0;
+        let mut cursor = None;
+        loop {
+            let (page, next) = self.store.fleet(cursor, 1_000).await?;
+            sessions += page.len();
+            match next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        let health = self.store.health();
+        Ok(Contents {
+            sessions,
+            bytes: health.disk_bytes,
+            opened_in: health.open_time,
+            handed_over_at: self.store.handed_over_at().await?,
+        })
     }
 
     /// Makes everything durable and lets the store go.

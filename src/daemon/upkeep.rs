@@ -14,28 +14,55 @@ const PERIOD: Duration = Duration::from_mins(1);
 /// How often while a workspace is full: its sessions wait for events to be confirmed.
 const HASTE: Duration = Duration::from_secs(5);
 
-/// Looks which workspaces have no room, before any session connects.
+/// Looks which workspaces have no room, before any session connects. One that cannot be read holds up no
+/// other.
 ///
 /// # Errors
-/// Only when the store fails.
-pub(super) async fn look(store: &Store, retention: &Retention) -> Result<(), StoreError> {
+/// Only when the store fails as a whole.
+pub(super) async fn look(
+    store: &Store,
+    retention: &Retention,
+) -> Result<Vec<WorkspaceId>, StoreError> {
+    let mut full = Vec::new();
     for id in every_workspace(store).await? {
-        match store.workspace(&id).await {
-            Ok(workspace) => workspace.look_for_room(retention).await?,
-            Err(LookupError::NotFound { .. }) => {}
-            Err(LookupError::Store(error)) => return Err(error),
+        match look_at(store, &id, retention).await {
+            Ok(true) => {
+                tell_full(&id);
+                full.push(id);
+            }
+            Ok(false) => {}
+            Err(error @ (StoreError::Closed | StoreError::Io(_))) => return Err(error),
+            Err(error) => {
+                tracing::error!(workspace = %id, %error, "a workspace's journal cannot be looked at");
+            }
         }
     }
-    Ok(())
+    Ok(full)
 }
 
-/// Sweeps and enforces retention, at once and then until `stop`.
+async fn look_at(
+    store: &Store,
+    id: &WorkspaceId,
+    retention: &Retention,
+) -> Result<bool, StoreError> {
+    match store.workspace(id).await {
+        Ok(workspace) => {
+            workspace.look_for_room(retention).await?;
+            Ok(*workspace.full().borrow())
+        }
+        Err(LookupError::NotFound { .. }) => Ok(false),
+        Err(LookupError::Store(error)) => Err(error),
+    }
+}
+
+/// Sweeps and enforces retention, at once and then until `stop`. `full` are the workspaces that are known,
+/// and were told, to have no room.
 pub(super) async fn run(
     store: Store,
+    mut full: Vec<WorkspaceId>,
     mut retention: watch::Receiver<Retention>,
     stop: CancellationToken,
 ) {
-    let mut full: Vec<WorkspaceId> = Vec::new();
     let mut due = Instant::now();
     loop {
         let limits = *retention.borrow_and_update();
@@ -43,12 +70,12 @@ pub(super) async fn run(
             due = Instant::now() + PERIOD;
             sweep(&store).await;
             match every_workspace(&store).await {
-                Ok(all) => full = enforce_all(&store, all, &limits).await,
+                Ok(all) => full = enforce_all(&store, all, &full, &limits).await,
                 // The next round tries again; what should be gone stays a little longer.
                 Err(error) => tracing::warn!(%error, "upkeep of the store did not finish"),
             }
         } else {
-            full = enforce_all(&store, full, &limits).await;
+            full = enforce_all(&store, full.clone(), &full, &limits).await;
         }
         let count = u32::try_from(full.len()).unwrap_or(u32::MAX);
         metrics::gauge!("trunkline_workspaces_full").set(f64::from(count));
@@ -88,23 +115,38 @@ async fn every_workspace(store: &Store) -> Result<Vec<WorkspaceId>, StoreError> 
     }
 }
 
-/// Returns the workspaces that are full.
+/// Returns the workspaces that are full; those that were so before are in `told`.
 async fn enforce_all(
     store: &Store,
     workspaces: Vec<WorkspaceId>,
+    told: &[WorkspaceId],
     retention: &Retention,
 ) -> Vec<WorkspaceId> {
     let mut full = Vec::new();
     for id in workspaces {
-        let Ok(workspace) = store.workspace(&id).await else {
-            // Deleted in between, or the store is closed.
-            continue;
+        let workspace = match store.workspace(&id).await {
+            Ok(workspace) => workspace,
+            // Deleted in between, or the daemon stops.
+            Err(LookupError::NotFound { .. } | LookupError::Store(StoreError::Closed)) => continue,
+            Err(LookupError::Store(error)) => {
+                tell_failure(&id, &error);
+                continue;
+            }
         };
         if let Err(error) = enforce(&workspace, retention).await {
             // The others go on.
-            tracing::error!(workspace = %id, %error, "retention of a workspace's journal failed");
+            tell_failure(&id, &error);
         }
-        if *workspace.full().borrow() {
+        let is_full = *workspace.full().borrow();
+        match (told.contains(&id), is_full) {
+            (false, true) => tell_full(&id),
+            (true, false) => tracing::info!(
+                workspace = %id,
+                "the journal has room again: the workspace's sessions connect"
+            ),
+            _ => {}
+        }
+        if is_full {
             full.push(id);
         }
     }
@@ -112,25 +154,23 @@ async fn enforce_all(
 }
 
 async fn enforce(workspace: &WorkspaceStore, retention: &Retention) -> Result<(), StoreError> {
-    let id = workspace.id();
-    let was_full = *workspace.full().borrow();
     let enforced = workspace.enforce(retention).await?;
     if let Some((from, to)) = enforced.lost {
         tracing::warn!(
-            workspace = %id,
+            workspace = %workspace.id(),
             from, to, "events that a subscription had not confirmed are too old and were dropped"
         );
     }
-    match (was_full, enforced.over_limit) {
-        (false, true) => tracing::warn!(
-            workspace = %id,
-            "the journal is at its size limit and nobody confirms events: the workspace's sessions are disconnected"
-        ),
-        (true, false) => tracing::info!(
-            workspace = %id,
-            "the journal has room again: the workspace's sessions connect"
-        ),
-        _ => {}
-    }
     Ok(())
+}
+
+fn tell_failure(workspace: &WorkspaceId, error: &StoreError) {
+    tracing::error!(%workspace, %error, "retention of a workspace's journal failed");
+}
+
+fn tell_full(workspace: &WorkspaceId) {
+    tracing::warn!(
+        %workspace,
+        "the journal is at its size limit and nobody confirms events: the workspace's sessions are disconnected"
+    );
 }

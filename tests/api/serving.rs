@@ -53,6 +53,33 @@ async fn health_is_served_for_every_service_without_a_token() {
 }
 
 #[tokio::test]
+async fn health_says_what_it_is_told_until_the_end() {
+    let world = World::new().await;
+    let mut health = HealthClient::new(world.channel().await);
+    let mut said = async |service: &str| {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    let shown = world.server.health().clone();
+    for serving in [false, true, false, true] {
+        shown.set(serving).await;
+        let expected = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in services().iter().map(String::as_str).chain([""]) {
+            assert_eq!(said(service).await, expected, "{service}");
+        }
+    }
+    world.server.drain(Duration::from_secs(5)).await;
+    shown.set(true).await;
+    assert_eq!(said("").await, ServingStatus::NotServing, "it drains");
+}
+
+#[tokio::test]
 async fn reflection_lists_the_services() {
     let world = World::new().await;
     let mut reflection = ServerReflectionClient::new(world.channel().await);

@@ -79,6 +79,122 @@ fn doctor_names_what_is_wrong_without_a_daemon_and_how_to_mend_it() {
     assert_eq!(doctor(&[]).status.code(), Some(78));
 }
 
+#[track_caller]
+fn is(finding: &Value, level: &str, parts: &[&str]) {
+    assert_eq!(finding["level"], level, "{finding}");
+    for part in parts {
+        assert!(finding.to_string().contains(part), "{part}: {finding}");
+    }
+}
+
+#[tokio::test]
+async fn doctor_looks_into_a_store_that_rests() {
+    let mut daemon = Daemon::prepare("ws://127.0.0.1:9/ws/chat", "");
+    let run = |arguments: &[&str], daemon: &Daemon| {
+        let mut command = daemon.trunkline();
+        command.args(arguments).output().unwrap()
+    };
+    let store = |daemon: &Daemon| {
+        let output = run(&["doctor", "--offline", "--output", "json"], daemon);
+        finding(&findings(&output.stdout), "store").clone()
+    };
+    is(&store(&daemon), "ok", &["the first start makes it"]);
+    daemon.start().await;
+    for session in ["a", "b"] {
+        let created = run(&["session", "create", session], &daemon);
+        assert!(created.status.success(), "{created:?}");
+    }
+    assert_eq!(daemon.stop().await, Some(0));
+    is(&store(&daemon), "ok", &["sessions: 2;", "opened in"]);
+
+    // Its key is gone, another's is there, and back again. None is made in its place.
+    let state = daemon.state_dir();
+    let (key, away) = (state.join("development.kek"), state.join("away"));
+    std::fs::rename(&key, &away).unwrap();
+    is(
+        &store(&daemon),
+        "problem",
+        &["development.kek", "put that file back"],
+    );
+    assert!(!key.exists());
+    std::fs::write(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n").unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    is(&store(&daemon), "problem", &["key"]);
+    std::fs::rename(&away, &key).unwrap();
+    is(&store(&daemon), "ok", &["sessions: 2;"]);
+
+    // Somebody has it.
+    let lock = std::fs::File::open(state.join("store/lock")).unwrap();
+    lock.lock().unwrap();
+    is(&store(&daemon), "problem", &["has", "open", "look again"]);
+    drop(lock);
+
+    // It was handed over, and its log is cut off.
+    let to = age::x25519::Identity::generate().to_public().to_string();
+    let backup = state.join("backup.age");
+    let backup = ["backup", backup.to_str().unwrap(), "--hand-over", "-r", &to];
+    let made = run(&backup, &daemon);
+    assert!(made.status.success(), "{made:?}");
+    is(&store(&daemon), "problem", &["handed over", "--take-back"]);
+    let log = std::fs::File::options()
+        .write(true)
+        .open(state.join("store/db"));
+    log.unwrap().set_len(0).unwrap();
+    is(&store(&daemon), "problem", &["damaged", "restore"]);
+    std::fs::rename(state.join("store"), state.join("store.restoring")).unwrap();
+    is(&store(&daemon), "problem", &["restore was interrupted"]);
+}
+
+#[test]
+fn doctor_reads_keys_and_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trunkline.toml");
+    let (kek, certificate) = (dir.path().join("kek"), dir.path().join("tls.pem"));
+    std::fs::write(&kek, "short").unwrap();
+    std::fs::set_permissions(&kek, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let state = dir.path().join("state");
+    let text = format!(
+        "state_dir = \"{}\"\n[listen]\ngrpc = \"127.0.0.1:0\"\ntls_certificate = \"{}\"\ntls_key = \"{}\"\n[keys]\nsource = \"file\"\nfile = \"{}\"\n",
+        state.display(),
+        certificate.display(),
+        certificate.display(),
+        kek.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let look = || {
+        let mut command = trunkline();
+        command.args(["doctor", "--offline", "--output", "json", "--config"]);
+        findings(&command.arg(&file).output().unwrap().stdout)
+    };
+    let found = look();
+    let key = finding(&found, "key");
+    assert!(key["found"].as_str().unwrap().contains("32 bytes"), "{key}");
+    assert_eq!(key["level"], "problem");
+    let missing = finding(&found, "certificate");
+    assert_eq!(missing["level"], "problem");
+    assert!(
+        missing["found"].as_str().unwrap().contains("tls.pem"),
+        "{missing}"
+    );
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "certificates are judged by the machine's own clock"
+    )]
+    let now = SystemTime::now();
+    let day = Duration::from_hours(24);
+    for (days, level) in [(3, "warning"), (60, "ok")] {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = (now + day * days).into();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let signed = params.self_signed(&key).unwrap();
+        std::fs::write(&certificate, signed.pem() + &key.serialize_pem()).unwrap();
+        let found = look();
+        let found = finding(&found, "certificate");
+        assert_eq!(found["level"], level, "{found}");
+    }
+}
+
 /// What doctor finds under this configuration, by `command`, which may be another that runs it.
 fn examined(mut command: Command, config: &Path) -> Vec<Value> {
     command.args(["doctor", "--output", "json", "--config"]);
@@ -191,6 +307,7 @@ async fn doctor_looks_into_a_daemon_that_runs() {
     for check in [
         "daemon",
         "ready",
+        "store",
         "daemon files",
         "endpoint",
         "sessions",

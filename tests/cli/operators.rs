@@ -8,14 +8,14 @@ use assert_cmd::Command;
 use serde_json::Value;
 use trunkline::pb;
 use trunkline::pb::event_service_client::EventServiceClient;
-use trunkline_simulator::{NewAccount, Simulator, SimulatorConfig};
+use trunkline_simulator::{Account, NewAccount, Simulator, SimulatorConfig};
 
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
 
 const NUMBER: &str = "+2348030000001";
 const CUSTOMER: &str = "+2348030000002";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 fn trunkline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
@@ -76,6 +76,48 @@ fn shells_and_man_get_their_files() {
     assert!(pages.join("trunkline-session-list.1").exists());
 }
 
+/// Links the number while `session watch` runs, which shows it.
+fn link_under_watch(daemon: &Daemon, phone: &Account) {
+    // Watching begins before anything is linked; each change is a line. What is listed first says that it
+    // has begun.
+    let created = daemon
+        .trunkline()
+        .args(["session", "create", "main"])
+        .output()
+        .unwrap();
+    assert!(created.status.success(), "{created:?}");
+    let mut watch = daemon
+        .trunkline()
+        .args(["session", "watch", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let listed = seen.next().unwrap().unwrap();
+    assert!(
+        listed.contains("workspaces/default/sessions/main"),
+        "{listed}"
+    );
+
+    let mut pair = daemon
+        .trunkline()
+        .args(["pair", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut steps = BufReader::new(pair.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&steps.next().unwrap().unwrap()).unwrap();
+    phone
+        .scan_qr(first["qr"]["payload"].as_str().unwrap())
+        .unwrap();
+    steps.for_each(drop);
+    assert!(pair.wait().unwrap().success());
+    let online = seen.any(|line| line.unwrap().contains("CONNECTION_STATE_ONLINE"));
+    assert!(online, "the watch shows it coming online");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_traced_both_ways() {
     let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
@@ -96,32 +138,7 @@ async fn a_message_is_traced_both_ways() {
         serde_json::from_slice(&output.stdout).unwrap()
     };
 
-    // Watching begins before anything happens; each change is a line.
-    let mut watch = daemon
-        .trunkline()
-        .args(["session", "watch", "--output", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
-
-    let mut pair = daemon
-        .trunkline()
-        .args(["pair", "--output", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut steps = BufReader::new(pair.stdout.take().unwrap()).lines();
-    let first: Value = serde_json::from_str(&steps.next().unwrap().unwrap()).unwrap();
-    phone
-        .scan_qr(first["qr"]["payload"].as_str().unwrap())
-        .unwrap();
-    steps.for_each(drop);
-    assert!(pair.wait().unwrap().success());
-    let online = seen.any(|line| line.unwrap().contains("CONNECTION_STATE_ONLINE"));
-    assert!(online, "the watch shows it coming online");
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    link_under_watch(&daemon, &phone);
 
     // The customer's phone is off for a while: receipts may not overtake the server's answer.
     customer.set_reachable(false);
@@ -157,22 +174,24 @@ async fn a_message_is_traced_both_ways() {
     assert!(verdict(CUSTOMER).contains("has not confirmed"));
     consume(&daemon).await;
     let story = trace(CUSTOMER);
-    let steps = steps_of(&story);
-    for step in ["leased", "acknowledged"] {
-        assert!(steps.contains(&step), "{story}");
-    }
+    let way = ["written", "received", "committed", "leased", "acknowledged"];
+    assert_eq!(steps_of(&story), way, "{story}");
     assert!(verdict(CUSTOMER).contains("took it"));
     let text = run(&["trace", CUSTOMER]);
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(
-        text.contains("received") && text.contains("got it"),
-        "{text}"
-    );
+    for said in way.iter().chain(&["got it", "session main"]) {
+        assert!(text.contains(said), "{said}: {text}");
+    }
 
     // Answered meanwhile.
+    customer.set_auto_reply(None);
     let sent = run(&["send", CUSTOMER, "you are welcome", "--until", "delivered"]);
     assert!(sent.status.success());
-    customer.set_auto_reply(None);
+    let story = trace(CUSTOMER);
+    assert_eq!(steps_of(&story).last(), Some(&"answer"), "{story}");
+    let told = story["verdict"].as_str().unwrap();
+    assert!(told.contains("A message went to this chat since"), "{told}");
+    assert!(told.contains("on the recipient's phone"), "{told}");
 
     let unknown = run(&["trace", "+2348030000009"]);
     assert_eq!(unknown.status.code(), Some(1));

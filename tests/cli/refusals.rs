@@ -127,10 +127,18 @@ fn a_check_finds_what_only_the_parts_can_judge() {
             format!("{loopback}[keys]\nsource = \"file\"\nfile = \"/nowhere/kek\"\n"),
             ["key encryption key", "/nowhere/kek", "head -c 32"],
         ),
+        (
+            format!(
+                "{loopback}[listen]\ntls_certificate = \"/nowhere/tls.pem\"\ntls_key = \"/nowhere/tls.key\"\n"
+            ),
+            ["listen.tls_certificate", "/nowhere/tls.pem", "able to read"],
+        ),
     ] {
         let bad = config(dir.path(), &text);
         let state = dir.path().join("state");
         for command in [["config", "check"].as_slice(), &["serve"]] {
+            // Of the daemon before.
+            let _ = std::fs::remove_dir_all(&state);
             let output = trunkline()
                 .args(command)
                 .arg("--config")

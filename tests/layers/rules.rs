@@ -68,6 +68,9 @@ const FILES: &[(&str, &[&str])] = &[
     ("src/cli/backup/mod.rs", &["daemon"]),
     ("src/cli/backup/make.rs", &["daemon"]),
     ("src/cli/backup/put_back.rs", &["daemon"]),
+    // Doctor looks at the certificate and at a resting store as the next start would.
+    ("src/cli/doctor/mod.rs", &["daemon"]),
+    ("src/cli/doctor/store.rs", &["daemon"]),
 ];
 
 /// A crate from outside, and where alone it may be named.

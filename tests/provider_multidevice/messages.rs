@@ -218,7 +218,11 @@ async fn the_phone_gets_its_copy_again_and_nobodys_session_suffers() {
         retries.count()
     };
     assert!(asked(&shop) >= 2, "{ledger:#?}");
-    assert_eq!(asked(&customer), 0, "their session was touched: {ledger:#?}");
+    assert_eq!(
+        asked(&customer),
+        0,
+        "their session was touched: {ledger:#?}"
+    );
     for account in [&world.shop, &world.customer] {
         let violations = account.violations();
         assert!(violations.is_empty(), "{violations:#?}");

@@ -187,9 +187,16 @@ impl Machine {
         self.runs(&["systemctl", "show", "--value", "-p", name, "trunkline"])
     }
 
+    /// What was said goes another way than `systemctl`'s answer, and may be slower.
+    fn sync_journal(&self) {
+        // Whoever looks at a machine that is going down sees what there is.
+        let _ = self.run(&["journalctl", "--sync"]);
+    }
+
     /// What the journal has of the daemon, whole entries.
     #[track_caller]
     pub(crate) fn journal(&self) -> Vec<Value> {
+        self.sync_journal();
         let output = self.run(&["journalctl", "--unit=trunkline", "--output=json", "--quiet"]);
         String::from_utf8_lossy(&output.stdout)
             .lines()
@@ -199,6 +206,7 @@ impl Machine {
 
     /// What the journal has of the daemon and of systemd about it, the text alone.
     pub(crate) fn lines(&self) -> Vec<String> {
+        self.sync_journal();
         let output = self.run(&["journalctl", "--unit=trunkline", "--output=cat", "--quiet"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().map(str::to_owned).collect()

@@ -90,6 +90,30 @@ async fn it_is_ready_as_a_user_of_its_own_and_stops_in_good_order() {
         "4"
     );
 
+    // Root does not open what is the daemon's, and is told how it is done.
+    let at_rest = |output: &str| -> Value {
+        let mut findings = output
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let store = findings.find(|finding| finding["check"] == "store");
+        store.unwrap_or_else(|| panic!("{output}"))
+    };
+    // It fails because there is no daemon.
+    let quietly = "--offline --output json 2>/dev/null || true";
+    let of_root = at_rest(&machine.shell(&format!("trunkline doctor {quietly}")));
+    assert_eq!(of_root["level"], "warning", "{of_root}");
+    let fix = of_root["fix"].as_str().unwrap();
+    let (_, command) = fix.split_once(": ").expect("a command");
+    let of_service = at_rest(&machine.shell(&format!("{command} {quietly}")));
+    assert_eq!(of_service["level"], "ok", "{of_service}");
+    assert!(
+        of_service["found"]
+            .as_str()
+            .unwrap()
+            .contains("sessions: 1;"),
+        "{of_service}"
+    );
+
     // The same state with the same key.
     machine.runs(&["systemctl", "start", "trunkline"]);
     assert!(

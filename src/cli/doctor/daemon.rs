@@ -5,9 +5,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Finding;
+use super::metrics::Metrics;
+use super::{Finding, store};
+use crate::cli::exit::Failure;
 use crate::cli::target::Daemon;
-use crate::cli::{Context, session, words};
+use crate::cli::{session, words};
 use crate::config::Config;
 use crate::pb;
 
@@ -15,18 +17,17 @@ const DAEMON: &str = "daemon";
 /// How long the daemon may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Everything of this module.
-pub(super) async fn look(context: &Context, config: &Config) -> Vec<Finding> {
-    let daemon = match Daemon::connect(context).await {
-        Ok(daemon) => daemon,
-        Err(failure) => {
-            return vec![Finding::problem(
-                DAEMON,
-                failure.message,
-                "systemctl status trunkline, and journalctl --unit=trunkline --priority=warning",
-            )];
-        }
-    };
+/// That no daemon answers.
+pub(super) fn missing(failure: Failure) -> Finding {
+    Finding::problem(
+        DAEMON,
+        failure.message,
+        "systemctl status trunkline, and journalctl --unit=trunkline --priority=warning",
+    )
+}
+
+/// What a daemon that answers says of itself.
+pub(super) async fn look(daemon: &Daemon, config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(DAEMON, "answers")];
     if let Some(address) = config.listen.ops.address() {
         match get(address, "/readyz?verbose").await {
@@ -37,11 +38,12 @@ pub(super) async fn look(context: &Context, config: &Config) -> Vec<Finding> {
                 "if the daemon listens elsewhere, give doctor the same configuration (--config)",
             )),
         }
-        if let Some(metrics) = get(address, "/metrics").await {
+        if let Some(metrics) = get(address, "/metrics").await.map(Metrics::new) {
+            findings.extend(store::of_daemon(&metrics));
             findings.extend(files_of_daemon(&metrics));
         }
     }
-    findings.push(match session::all(&daemon).await {
+    findings.push(match session::all(daemon).await {
         Ok(sessions) => sessions_that_need_people(&sessions),
         Err(failure) => Finding::problem(
             "sessions",
@@ -81,16 +83,9 @@ fn readiness(answer: &str) -> Finding {
     )
 }
 
-fn files_of_daemon(metrics: &str) -> Option<Finding> {
-    let value = |name: &str| -> Option<f64> {
-        let line = metrics.lines().find(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(' '))
-        })?;
-        line.rsplit(' ').next()?.parse().ok()
-    };
-    let open = value("trunkline_process_open_files")?;
-    let limit = value("trunkline_process_open_files_limit")?;
+fn files_of_daemon(metrics: &Metrics) -> Option<Finding> {
+    let open = metrics.value("trunkline_process_open_files")?;
+    let limit = metrics.value("trunkline_process_open_files_limit")?;
     let found = format!("{open} of {limit} files open");
     Some(if open > 0.8 * limit {
         Finding::problem(
@@ -151,7 +146,8 @@ mod tests {
     #[test]
     fn files_are_read_from_the_metrics() {
         let metrics = "trunkline_process_open_files 900\ntrunkline_process_open_files_limit 1000\n";
-        assert_eq!(files_of_daemon(metrics).unwrap().level, Level::Problem);
-        assert!(files_of_daemon("").is_none());
+        let found = files_of_daemon(&Metrics::new(metrics.into()));
+        assert_eq!(found.unwrap().level, Level::Problem);
+        assert!(files_of_daemon(&Metrics::new(String::new())).is_none());
     }
 }

@@ -2,13 +2,23 @@
 
 mod daemon;
 mod machine;
+mod metrics;
 mod network;
+mod store;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::Context;
 use super::exit::{Exit, Failure};
+use super::target::Daemon;
+use crate::config::Config;
+use crate::daemon::check_certificate;
+
+/// A certificate that ends sooner should have been renewed: as the alert says.
+const SOON: Duration = Duration::from_hours(24 * 14);
 
 /// Look for problems on this machine and in the daemon, each with its fix
 #[derive(Debug, Args)]
@@ -97,12 +107,49 @@ impl DoctorCommand {
         let config = &loaded.config;
         let mut findings = vec![configuration(&loaded)];
         findings.extend(machine::look(config));
+        findings.extend(certificate(config));
         if !self.offline {
             findings.extend(network::look(&config.multidevice).await);
         }
-        findings.extend(daemon::look(context, config).await);
+        match Daemon::connect(context).await {
+            Ok(daemon) => findings.extend(daemon::look(&daemon, config).await),
+            Err(failure) => {
+                findings.push(store::at_rest(config).await);
+                findings.push(daemon::missing(failure));
+            }
+        }
         report(context, &findings)
     }
+}
+
+/// The API's certificate, if it speaks TLS.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the machine's own clock is what a certificate is judged by"
+)]
+fn certificate(config: &Config) -> Option<Finding> {
+    const CHECK: &str = "certificate";
+    let ends = match check_certificate(config) {
+        Ok(ends) => UNIX_EPOCH + Duration::from_secs(ends?.secs()),
+        Err(error) => {
+            return Some(Finding::problem(
+                CHECK,
+                error.to_string(),
+                "put the files in order; a running daemon takes them up within seconds",
+            ));
+        }
+    };
+    let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+    let found = format!("ends in {} days", left.as_secs() / 86_400);
+    Some(if left < SOON {
+        Finding::warning(
+            CHECK,
+            found,
+            "renew it; a running daemon takes up the new files within seconds",
+        )
+    } else {
+        Finding::ok(CHECK, found)
+    })
 }
 
 fn configuration(loaded: &crate::config::Loaded) -> Finding {

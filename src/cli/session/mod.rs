@@ -234,18 +234,20 @@ fn update(
     }
 }
 
-/// Shows where the sessions are, and then every change.
+/// Shows where the sessions are, and then every change since.
 async fn watch(context: &Context, daemon: &Daemon, session: Option<String>) -> Result<(), Failure> {
-    match &session {
-        Some(session) => list(context, &[get(daemon, session).await?])?,
-        None => list(context, &all(daemon).await?)?,
-    }
+    let where_they_are = async || match &session {
+        Some(session) => list(context, &[get(daemon, session).await?]),
+        None => list(context, &all(daemon).await?),
+    };
     let types = vec![
         pb::EventType::SessionState,
         pb::EventType::Pairing,
         pb::EventType::Signal,
     ];
-    EventsCommand::following(session, types).run(context).await
+    EventsCommand::following(session.clone(), types)
+        .run_with(context, where_they_are)
+        .await
 }
 
 /// Reads one session.

@@ -66,7 +66,10 @@ fn arrival(story: &mut Story, event: &pb::Event) {
             } else {
                 "received"
             };
-            story.add(at, step, stored);
+            let by = format!("by session {}", words::id(&event.session));
+            story.add(at.clone(), step, by);
+            // Within a moment of it, and before WhatsApp is told that it has arrived.
+            story.add(at, "committed", stored);
         }
         Some(Payload::Undecryptable(message)) => story.add(
             at,

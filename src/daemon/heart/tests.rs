@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Heart;
+use crate::daemon::health;
 use crate::domain::clock::{Clock, Entropy, SystemClock};
 use crate::domain::ids::{SessionId, SessionName, WorkspaceId};
 use crate::ops::{Vitals, VitalsParts};
@@ -68,8 +69,37 @@ impl Engine for Reporting {
     }
 }
 
-/// A heart, what its store says, and the sessions beside it.
-async fn heart() -> (Heart, Arc<Mutex<Duration>>, Supervisor) {
+/// A daemon's vital parts, and what its store says.
+struct Parts {
+    vitals: Vitals,
+    supervisor: Supervisor,
+    stuck_for: Arc<Mutex<Duration>>,
+    draining: CancellationToken,
+    serving: CancellationToken,
+    broken: CancellationToken,
+}
+
+impl Parts {
+    fn store_is_stuck_for(&self, time: Duration) {
+        *self.stuck_for.lock().unwrap() = time;
+    }
+
+    /// What readiness complains about.
+    fn problems(&self) -> Vec<&'static str> {
+        let checks = self.vitals.checks().into_iter();
+        let problems: Vec<_> = checks
+            .filter(|check| check.problem.is_some())
+            .map(|check| {
+                assert!(check.to_string().starts_with("[-] "), "{check}");
+                check.name
+            })
+            .collect();
+        assert_eq!(self.vitals.is_ready(), problems.is_empty());
+        problems
+    }
+}
+
+async fn parts() -> Parts {
     let stuck_for = Arc::<Mutex<Duration>>::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = Reporting {
@@ -92,25 +122,81 @@ async fn heart() -> (Heart, Arc<Mutex<Duration>>, Supervisor) {
         clock,
         entropy: Entropy::seeded(2),
     });
+    let [draining, serving, broken] = [(); 3].map(|()| CancellationToken::new());
     let vitals = Vitals::new(VitalsParts {
         store,
         stuck_after: STUCK_AFTER,
-        draining: CancellationToken::new(),
-        serving: CancellationToken::new(),
-        broken: CancellationToken::new(),
+        draining: draining.clone(),
+        serving: serving.clone(),
+        broken: broken.clone(),
         state_dir: "/nowhere".into(),
         supervisor: supervisor.clone(),
     });
-    (
-        Heart::new(vitals, supervisor.clone()),
-        stuck_for,
+    Parts {
+        vitals,
         supervisor,
-    )
+        stuck_for,
+        draining,
+        serving,
+        broken,
+    }
+}
+
+/// A heart, and the parts it listens to.
+async fn heart() -> (Heart, Parts) {
+    let parts = parts().await;
+    let heart = Heart::new(parts.vitals.clone(), parts.supervisor.clone());
+    (heart, parts)
+}
+
+#[tokio::test]
+async fn readiness_names_what_is_wrong() {
+    let parts = parts().await;
+    assert_eq!(parts.problems(), ["listeners"], "nothing answers yet");
+    parts.serving.cancel();
+    assert!(parts.problems().is_empty());
+    parts.store_is_stuck_for(STUCK_AFTER);
+    assert_eq!(parts.problems(), ["store"]);
+    parts.store_is_stuck_for(Duration::ZERO);
+    assert!(parts.problems().is_empty());
+    parts.broken.cancel();
+    assert_eq!(parts.problems(), ["listeners"]);
+    parts.draining.cancel();
+    assert_eq!(parts.problems(), ["listeners", "accepting"]);
+}
+
+#[tokio::test]
+async fn health_on_the_api_follows_readiness() {
+    let parts = parts().await;
+    parts.serving.cancel();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let following = tokio::spawn(health::follow(
+        parts.vitals.clone(),
+        Duration::from_millis(1),
+        async move |ready| tell.send(ready).unwrap(),
+        stop.clone(),
+    ));
+    let mut next = async || {
+        let told = tokio::time::timeout(PATIENCE, told.recv()).await;
+        told.unwrap().unwrap()
+    };
+    for waited in [STUCK_AFTER, Duration::ZERO, STUCK_AFTER * 2, Duration::ZERO] {
+        parts.store_is_stuck_for(waited);
+        assert_eq!(next().await, waited.is_zero());
+    }
+    parts.draining.cancel();
+    assert!(!next().await);
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, following)
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_stops_with_a_store_that_writes_nothing_any_more() {
-    let (heart, stuck_for, _) = heart().await;
+    let (heart, parts) = heart().await;
     assert!(heart.beats().await);
     for (waited, beats) in [
         (STUCK_AFTER.saturating_sub(Duration::from_millis(1)), true),
@@ -118,14 +204,15 @@ async fn it_stops_with_a_store_that_writes_nothing_any_more() {
         (STUCK_AFTER * 10, false),
         (Duration::ZERO, true),
     ] {
-        *stuck_for.lock().unwrap() = waited;
+        parts.store_is_stuck_for(waited);
         assert_eq!(heart.beats().await, beats, "{waited:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn nothing_comes_from_it_while_the_registry_of_sessions_is_locked() {
-    let (heart, _, supervisor) = heart().await;
+    let (heart, parts) = heart().await;
+    let supervisor = parts.supervisor.clone();
     let (release, released) = mpsc::channel::<()>();
     let (locked, is_locked) = mpsc::channel();
     let holder = std::thread::spawn(move || {
