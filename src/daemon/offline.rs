@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ const LOCK: &str = "restore.lock";
 #[derive(Debug)]
 pub struct Resting {
     store: Store,
+    path: PathBuf,
 }
 
 /// What is in a store at rest.
@@ -135,7 +137,8 @@ impl Resting {
         let store = Store::open_at_rest(options)
             .await
             .map_err(BindError::from)?;
-        Ok(Self { store })
+        give_back(&path).map_err(at(&path))?;
+        Ok(Self { store, path })
     }
 
     /// Begins a backup.
@@ -195,7 +198,10 @@ impl Resting {
     /// # Errors
     /// Only when the store fails.
     pub async fn close(self) -> Result<(), OfflineError> {
-        Ok(self.store.close().await?)
+        let Self { store, path } = self;
+        store.close().await?;
+        drop(store);
+        give_back(&path).map_err(at(&path))
     }
 }
 
@@ -306,6 +312,21 @@ fn lock(state_dir: &Path) -> Result<File, OfflineError> {
         Err(fs::TryLockError::WouldBlock) => Err(OfflineError::UnderWay(state_dir.to_owned())),
         Err(fs::TryLockError::Error(source)) => Err(at(&path)(source)),
     }
+}
+
+/// Gives files that root made by opening a daemon's store to the daemon's user, who must be able to read them.
+fn give_back(store: &Path) -> io::Result<()> {
+    let owner = fs::metadata(store)?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(store)? {
+        let entry = entry?;
+        if entry.metadata()?.uid() != owner.uid() {
+            chown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(directory: &Path) -> Result<(), OfflineError> {

@@ -161,3 +161,39 @@ async fn a_reload_changes_the_log_level_and_names_what_needs_a_restart() {
     logged("\"applied\":\"log.level\"").await;
     assert_eq!(machine.property("MainPID"), pid);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_root_does_with_a_resting_store_leaves_nothing_of_its_own_in_it() {
+    let machine = Machine::boot().await;
+    machine.write(
+        "/srv/line/trunkline.toml",
+        "state_dir = \"/srv/line/state\"\n\
+         [listen]\ngrpc = \"off\"\nops = \"off\"\n\
+         [keys]\nsource = \"file\"\nfile = \"/srv/line/kek\"\n\
+         [multidevice]\nendpoint = \"ws://127.0.0.1:9/ws/chat\"\n",
+    );
+    machine.shell(
+        "head -c 32 /dev/urandom | base64 >/srv/line/kek
+         chmod 600 /srv/line/kek
+         chown -R 4711:4711 /srv/line",
+    );
+    // Runs the daemon until it answers, and lets it drain.
+    let serve = "\
+         setpriv --reuid=4711 --regid=4711 --clear-groups \
+             trunkline --config /srv/line/trunkline.toml serve &
+         timeout 180 sh -c '
+             until trunkline --config /srv/line/trunkline.toml session list; do sleep 0.2; done
+         ' >/dev/null 2>&1
+         kill $!
+         wait $!";
+    machine.shell(serve);
+    // As strict as root may be: what it makes is then for root alone.
+    let recipient = age::x25519::Identity::generate().to_public();
+    machine.shell(&format!(
+        "umask 077
+         trunkline --config /srv/line/trunkline.toml backup /srv/line.age --offline -r {recipient}"
+    ));
+    let foreign = machine.shell("find /srv/line/state ! -uid 4711");
+    assert_eq!(foreign, "");
+    machine.shell(serve);
+}

@@ -15,7 +15,7 @@ use crate::ledger::Fact;
 use crate::noise::NoisePattern;
 
 /// How long a stanza takes that would cross the world to a phone or a distant server.
-const DISTANCE: Duration = Duration::from_millis(100);
+const DISTANCE: Duration = Duration::from_millis(250);
 
 /// Number of a connection; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
