@@ -29,7 +29,6 @@ use crate::api::supervisor::Supervised;
 use crate::api::tls::Certificate;
 use crate::config::{Config, Sources};
 use crate::domain::clock::{Clock, Entropy, SystemClock, Timestamp};
-use crate::domain::ids::WorkspaceId;
 use crate::lifecycle::Shutdown;
 use crate::ops::{Ops, Vitals, VitalsParts};
 use crate::provider::contract::Provider;
@@ -209,7 +208,7 @@ impl Daemon {
         options.socket = config.socket_path(surroundings.runtime_dir.as_deref());
         // Before the sessions: a daemon that cannot be reached must not log numbers in and out again.
         let listeners = take_addresses(&options, &store).await?;
-        let full = start_sessions(&store, &supervisor, config).await?;
+        start_sessions(&store, &supervisor, config).await?;
         let api = match ApiServer::serve(options, listeners).await {
             Ok(api) => api,
             Err(error) => {
@@ -225,7 +224,6 @@ impl Daemon {
         let (retention, current) = watch::channel(settings::retention(config));
         background.spawn(upkeep::run(
             store.clone(),
-            full,
             current,
             background.soft().clone(),
         ));
@@ -332,15 +330,15 @@ impl Daemon {
 }
 
 /// Starts every session, before the API answers: a call must find each in its place. One whose workspace
-/// has no room must not connect first; returns these workspaces.
+/// has no room must not connect first.
 async fn start_sessions(
     store: &Store,
     supervisor: &Supervisor,
     config: &Config,
-) -> Result<Vec<WorkspaceId>, StoreError> {
-    let full = upkeep::look(store, &settings::retention(config)).await?;
+) -> Result<(), StoreError> {
+    upkeep::look(store, &settings::retention(config)).await?;
     supervisor.restore().await?;
-    Ok(full)
+    Ok(())
 }
 
 /// Runs a listener and breaks the daemon when it ends without having been told to.

@@ -12,13 +12,15 @@ use super::status::ApiError;
 /// Answers until the listeners are gone, and holds nothing up: balancers watch it.
 const HEALTH: &str = "grpc.health.v1.Health";
 
-/// Settles leases; refused by the subscriptions themselves once they have ended.
+/// Settles leases.
 const SETTLE: (&str, &str) = ("trunkline.v1.EventService", "SettleLeases");
 
 /// Which calls may begin, and which are under way. Clones share both.
 #[derive(Debug, Clone)]
 pub(super) struct Drain {
     begun: CancellationToken,
+    /// No leases are left that could be settled.
+    settled: CancellationToken,
     calls: TaskTracker,
 }
 
@@ -27,6 +29,7 @@ impl Drain {
     pub(super) fn new(begun: CancellationToken) -> Self {
         Self {
             begun,
+            settled: CancellationToken::new(),
             calls: TaskTracker::new(),
         }
     }
@@ -45,7 +48,8 @@ impl Drain {
         }
         // Counted before looking: a call that is let in cannot be overlooked by `ended`.
         let under_way = self.calls.token();
-        if self.begun.is_cancelled() && (service, method) != SETTLE {
+        let may_settle = (service, method) == SETTLE && !self.settled.is_cancelled();
+        if self.begun.is_cancelled() && !may_settle {
             return Err(faults::draining());
         }
         Ok(Some(under_way))
@@ -54,6 +58,11 @@ impl Drain {
     /// Begins, if nobody has yet.
     pub(super) fn begin(&self) {
         self.begun.cancel();
+    }
+
+    /// From now on settling is refused like everything else.
+    pub(super) fn leases_ended(&self) {
+        self.settled.cancel();
     }
 
     /// Waits until no call is under way.
@@ -81,6 +90,9 @@ mod tests {
         assert_eq!(refused.reason(), super::super::status::Reason::Draining);
         assert!(drain.admit(HEALTH, "Watch").is_ok());
         assert!(drain.admit(SETTLE.0, SETTLE.1).is_ok());
+        drain.leases_ended();
+        let refused = drain.admit(SETTLE.0, SETTLE.1).unwrap_err();
+        assert_eq!(refused.reason(), super::super::status::Reason::Draining);
         let ended = tokio::spawn({
             let drain = drain.clone();
             async move { drain.ended().await }

@@ -315,14 +315,15 @@ impl ApiServer {
     }
 
     /// Tells clients and balancers that this daemon is going: health says `NOT_SERVING`, streams end with
-    /// DRAINING, those with leases once these are settled ([`crate::delivery::SETTLE`] at most), and so does
-    /// every call that comes from now on, but for settling; the listeners stay, or nobody could be told. Then
+    /// DRAINING, those of a subscription once what its consumers hold is settled
+    /// ([`crate::delivery::SETTLE`] at most), and so does every call that comes from now on, but for settling; the listeners stay, or nobody could be told. Then
     /// waits for calls under way, `patience` at most.
     pub async fn drain(&self, patience: Duration) {
         self.health.end().await;
         self.drain.begin();
         let ended = async {
             self.hub.shutdown(patience).await;
+            self.drain.leases_ended();
             self.drain.ended().await;
         };
         if tokio::time::timeout(patience, ended).await.is_err() {

@@ -60,23 +60,23 @@ impl EventsCommand {
         self.run_with(context, async || Ok(())).await
     }
 
-    /// Runs the command; `begun` is called once, as soon as nothing that happens will be missed.
+    /// Runs the command; `begun` is called as soon as nothing that happens will be missed, until it succeeds.
     ///
     /// # Errors
     /// What the daemon refuses, in one line.
     pub(crate) async fn run_with(
         self,
         context: &Context,
-        begun: impl AsyncFnOnce() -> Result<(), Failure>,
+        begun: impl AsyncFn() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut begun = Some(begun);
+        let mut has_begun = false;
         let mut next = match (self.from, self.follow) {
             (Some(from), _) => Some(from),
             (None, true) => None,
             (None, false) => Some(0),
         };
         loop {
-            let ended = self.read(context, &mut next, &mut begun).await;
+            let ended = self.read(context, &mut next, &begun, &mut has_begun).await;
             match ended {
                 Ok(()) if !self.follow => return Ok(()),
                 Ok(()) => {}
@@ -94,7 +94,8 @@ impl EventsCommand {
         &self,
         context: &Context,
         next: &mut Option<u64>,
-        begun: &mut Option<impl AsyncFnOnce() -> Result<(), Failure>>,
+        begun: &impl AsyncFn() -> Result<(), Failure>,
+        has_begun: &mut bool,
     ) -> Result<(), Failure> {
         let daemon = Daemon::connect(context).await?;
         let session = self.session.as_deref();
@@ -107,8 +108,9 @@ impl EventsCommand {
             types: self.types.iter().map(|kind| i32::from(*kind)).collect(),
         };
         let mut frames = daemon.events().watch(request).await?.into_inner();
-        if let Some(begun) = begun.take() {
+        if !*has_begun {
             begun().await?;
+            *has_begun = true;
         }
         while let Some(response) = frames.message().await? {
             match response.frame {

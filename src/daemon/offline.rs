@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,8 @@ const LOCK: &str = "restore.lock";
 #[derive(Debug)]
 pub struct Resting {
     store: Store,
-    path: PathBuf,
+    /// Dropped last.
+    _owned: Owned,
 }
 
 /// What is in a store at rest.
@@ -133,12 +134,15 @@ impl Resting {
             // Only a first start makes one: another key opens nothing.
             return Err(OfflineError::KeyMissing(key));
         }
+        let owned = Owned(path);
         let options = options(config, surroundings, |clock| open_engine(config, clock)).await?;
         let store = Store::open_at_rest(options)
             .await
             .map_err(BindError::from)?;
-        give_back(&path).map_err(at(&path))?;
-        Ok(Self { store, path })
+        Ok(Self {
+            store,
+            _owned: owned,
+        })
     }
 
     /// Begins a backup.
@@ -198,10 +202,7 @@ impl Resting {
     /// # Errors
     /// Only when the store fails.
     pub async fn close(self) -> Result<(), OfflineError> {
-        let Self { store, path } = self;
-        store.close().await?;
-        drop(store);
-        give_back(&path).map_err(at(&path))
+        Ok(self.store.close().await?)
     }
 }
 
@@ -314,7 +315,19 @@ fn lock(state_dir: &Path) -> Result<File, OfflineError> {
     }
 }
 
-/// Gives files that root made by opening a daemon's store to the daemon's user, who must be able to read them.
+/// A daemon's store that somebody else opens: what root makes in it is given to the daemon's user in the end,
+/// who must be able to read it.
+#[derive(Debug)]
+struct Owned(PathBuf);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Err(error) = give_back(&self.0) {
+            tracing::warn!(%error, "files in the store are not the daemon's");
+        }
+    }
+}
+
 fn give_back(store: &Path) -> io::Result<()> {
     let owner = fs::metadata(store)?;
     if !rustix::process::geteuid().is_root() {
@@ -323,7 +336,8 @@ fn give_back(store: &Path) -> io::Result<()> {
     for entry in fs::read_dir(store)? {
         let entry = entry?;
         if entry.metadata()?.uid() != owner.uid() {
-            chown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
+            // Its own directory: it may have put a link there.
+            lchown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
         }
     }
     Ok(())

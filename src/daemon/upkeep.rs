@@ -19,17 +19,14 @@ const HASTE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Only when the store fails as a whole.
-pub(super) async fn look(
-    store: &Store,
-    retention: &Retention,
-) -> Result<Vec<WorkspaceId>, StoreError> {
-    let mut full = Vec::new();
+pub(super) async fn look(store: &Store, retention: &Retention) -> Result<(), StoreError> {
     for id in every_workspace(store).await? {
         match look_at(store, &id, retention).await {
-            Ok(true) => {
-                tell_full(&id);
-                full.push(id);
-            }
+            // What is confirmed may make room at the first pass, which tells what it does not.
+            Ok(true) => tracing::info!(
+                workspace = %id,
+                "the journal is above its size limit: looked at before the workspace's sessions connect"
+            ),
             Ok(false) => {}
             Err(error @ (StoreError::Closed | StoreError::Io(_))) => return Err(error),
             Err(error) => {
@@ -37,7 +34,7 @@ pub(super) async fn look(
             }
         }
     }
-    Ok(full)
+    Ok(())
 }
 
 async fn look_at(
@@ -55,14 +52,13 @@ async fn look_at(
     }
 }
 
-/// Sweeps and enforces retention, at once and then until `stop`. `full` are the workspaces that are known,
-/// and were told, to have no room.
+/// Sweeps and enforces retention, at once and then until `stop`.
 pub(super) async fn run(
     store: Store,
-    mut full: Vec<WorkspaceId>,
     mut retention: watch::Receiver<Retention>,
     stop: CancellationToken,
 ) {
+    let mut full: Vec<WorkspaceId> = Vec::new();
     let mut due = Instant::now();
     loop {
         let limits = *retention.borrow_and_update();

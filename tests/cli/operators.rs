@@ -47,11 +47,11 @@ async fn consume(daemon: &Daemon) {
     }
 }
 
-/// The steps of a traced message that have a time, in their order.
+/// The steps of a traced message that are done, in their order.
 fn steps_of(story: &Value) -> Vec<&str> {
     let steps = story["steps"].as_array().unwrap().iter();
     steps
-        .filter(|step| step["time"] != "-")
+        .filter(|step| step["time"] != "-" || step["step"] == "committed")
         .map(|step| step["step"].as_str().unwrap())
         .collect()
 }

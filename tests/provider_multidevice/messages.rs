@@ -223,6 +223,8 @@ async fn the_phone_gets_its_copy_again_and_nobodys_session_suffers() {
         0,
         "their session was touched: {ledger:#?}"
     );
+    let own = world.shop.sent();
+    assert!(own.iter().all(|copy| copy.wrapped), "{own:#?}");
     for account in [&world.shop, &world.customer] {
         let violations = account.violations();
         assert!(violations.is_empty(), "{violations:#?}");

@@ -304,8 +304,12 @@ impl Phone {
             self.object(stanza, ViolationKind::ForgedDeviceSent, net.now());
             return;
         };
+        let wrapped = message.device_sent_message.is_set();
         let message = unwrap_device_sent(message);
         self.note_own(stanza, envelope, to.into_non_ad(), &message, net);
+        if let Some(entry) = self.outbox_entry(&envelope.id) {
+            entry.wrapped |= wrapped;
+        }
     }
 
     /// Adds what a companion of the account sent to the list of what the account sent.

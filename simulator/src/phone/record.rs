@@ -125,6 +125,8 @@ pub struct Outbound {
     pub at: u64,
     /// The device of the account that sent it; 0 is this phone.
     pub via: u16,
+    /// Of a companion's copy: whether it named its chat inside the encryption, too, as it should.
+    pub wrapped: bool,
     /// When the server acknowledged it, unix seconds; only for `via == 0`.
     pub server_acked: Option<u64>,
     /// The server's `error` when it refused the message.
@@ -154,6 +156,7 @@ impl Outbound {
             media: None,
             at,
             via,
+            wrapped: false,
             server_acked: None,
             refused: None,
             delivered: None,

@@ -1,12 +1,12 @@
 //! What can be seen on this machine without a daemon: files, keys, limits, disk.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 
 use super::Finding;
-use crate::config::{Config, KeySource};
+use crate::config::{Config, KeySource, Keys};
 
 /// Below this the daemon soon cannot write.
 const LEAST_FREE: u64 = 1 << 30;
@@ -116,10 +116,7 @@ fn key(config: &Config) -> Finding {
     const CHECK: &str = "key";
     const MAKE: &str = "make one before the first start: head -c 32 /dev/urandom | base64 | systemd-creds encrypt --name=trunkline-kek - /etc/credstore.encrypted/trunkline-kek";
     let keys = &config.keys;
-    let credential = CREDENTIAL_STORES
-        .iter()
-        .map(|store| Path::new(store).join(&keys.credential))
-        .find(|path| path.exists());
+    let credential = credential(keys);
     let development = config.state_dir.join("development.kek");
     match (keys.source, &keys.file, credential) {
         (KeySource::File, Some(file), _) => key_file(file),
@@ -148,6 +145,14 @@ fn key(config: &Config) -> Finding {
             )
         }
     }
+}
+
+/// Where the key is kept for systemd to hand over, if it is.
+pub(super) fn credential(keys: &Keys) -> Option<PathBuf> {
+    let mut kept = CREDENTIAL_STORES
+        .iter()
+        .map(|store| Path::new(store).join(&keys.credential));
+    kept.find(|path| path.exists())
 }
 
 fn key_file(file: &Path) -> Finding {

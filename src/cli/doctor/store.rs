@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 
 use indicatif::HumanBytes;
 
-use super::Finding;
 use super::metrics::Metrics;
+use super::{Finding, machine};
 use crate::config::Config;
-use crate::daemon::{Contents, OfflineError, Resting, Surroundings, Trouble};
+use crate::daemon::{BindError, Contents, OfflineError, Resting, Surroundings, Trouble};
 
 const CHECK: &str = "store";
 /// With what the service has: its user, its directory, its key.
@@ -70,12 +70,29 @@ pub(super) async fn at_rest(config: &Config) -> Finding {
             format!("a process has {shown} open, and no daemon answers"),
             "a daemon that starts or stops, a backup or a restore: look again in a minute; if it stays so, stop that process",
         ),
+        Err(error) if key_is_the_services(config, &error) => Finding::warning(
+            CHECK,
+            format!("{shown} was not opened: its key is a credential of the service"),
+            AS_THE_SERVICE,
+        ),
         Err(error) => Finding::problem(
             CHECK,
             error.to_string(),
             "what this names; the next start would say the same",
         ),
     }
+}
+
+/// Whether it failed for want of a key that systemd gives to the service alone.
+fn key_is_the_services(config: &Config, error: &OfflineError) -> bool {
+    let is_about_key = match error {
+        OfflineError::KeyMissing(_) => true,
+        OfflineError::Open(error) => matches!(error, BindError::Kek(_)),
+        _ => false,
+    };
+    is_about_key
+        && Surroundings::of_process().credentials_dir.is_none()
+        && machine::credential(&config.keys).is_some()
 }
 
 async fn look_into(config: &Config) -> Result<Contents, OfflineError> {

@@ -67,9 +67,10 @@ fn arrival(story: &mut Story, event: &pb::Event) {
                 "received"
             };
             let by = format!("by session {}", words::id(&event.session));
-            story.add(at.clone(), step, by);
-            // Within a moment of it, and before WhatsApp is told that it has arrived.
-            story.add(at, "committed", stored);
+            story.add(at, step, by);
+            let committed =
+                format!("{stored}: on disk before WhatsApp was told that it had arrived");
+            story.add("-".to_owned(), "committed", committed);
         }
         Some(Payload::Undecryptable(message)) => story.add(
             at,

@@ -245,20 +245,12 @@ impl Dispatch {
             .sum()
     }
 
-    /// Whether consumers have taken events that they have not settled.
+    /// Whether consumers hold events that they have not settled, or that are on their way to them. A call
+    /// that has not answered holds nothing yet.
     pub(super) fn is_owed(&self) -> bool {
-        let holders = self.streams.values().chain(self.kept.values());
-        let mut leased = holders.flat_map(|stream| &stream.leases);
-        leased.any(|revision| {
-            let state = self.entries.get(revision).map(|entry| &entry.state);
-            matches!(
-                state,
-                Some(State::Leased {
-                    handed_over: true,
-                    ..
-                })
-            )
-        })
+        let streams = self.streams.values().filter(|stream| !stream.call);
+        let mut holders = streams.chain(self.kept.values());
+        holders.any(|holder| !holder.leases.is_empty())
     }
 
     /// How many events are in memory.

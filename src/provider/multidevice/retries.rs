@@ -16,7 +16,9 @@
 //! the others. The account's phone is another matter. Asked by it for its copy of a message to somebody, the
 //! library mistakes the phone for that somebody: it drops their session, seals the copy for them, and with
 //! the next request's keys it makes the phone's session theirs (`resolve_retry_chat_info` of 0.7.0). So
-//! while such a request is open the library is not given the message, and it is answered here at once.
+//! while such a request is open, and a moment longer, the library is not given the message. The phone is
+//! answered here at once, and so is, a moment later, whoever else asked meanwhile; a companion in the
+//! session it has, whatever keys it sent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +27,13 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 use wacore::iq::prekeys::PreKeyFetchSpec;
+use wacore::messages::wrap_device_sent;
 use wacore::protocol::retry::{MAX_RETRY_COUNT, MIN_RETRY_COUNT_FOR_KEYS};
 use wacore::store::traits::{ProtocolStore as _, SignalStore as _};
 use wacore::types::events::Receipt;
 use wacore::types::jid::JidExt as _;
 use wacore::types::presence::ReceiptType;
-use wacore_binary::{Jid, NodeRef};
+use wacore_binary::{Jid, JidExt as _, NodeRef};
 use whatsapp_rust::Client;
 use whatsapp_rust::features::MessageRetransmission;
 
@@ -68,7 +71,7 @@ pub(super) struct Request {
 enum Who {
     /// Somebody's that the message was for.
     Recipient,
-    /// The account's own, or one that says so: left to the library.
+    /// The account's own, or one that says so: left to the library, unless that was not given the message.
     Companion,
     /// The account's phone, which wants its copy of what went to the chat: never left to the library.
     Phone,
@@ -98,13 +101,17 @@ impl Request {
             None => from,
         };
         let is_own = is_of(account, &asker);
-        let who = match recipient {
-            Some(recipient) if is_own && asker.device == 0 && participant.is_none() => {
+        // Outside groups only own devices name a recipient: whom the message went to.
+        let who = match (recipient, participant.is_none()) {
+            (None, _) if !is_own => Who::Recipient,
+            (Some(recipient), true) => {
                 chat = recipient.to_jid()?.to_non_ad();
-                Who::Phone
+                if is_own && asker.device == 0 {
+                    Who::Phone
+                } else {
+                    Who::Companion
+                }
             }
-            // Outside groups only own devices name a recipient.
-            None if !is_own => Who::Recipient,
             _ => Who::Companion,
         };
         Some(Self {
@@ -114,6 +121,13 @@ impl Request {
             count,
             who,
         })
+    }
+}
+
+impl Request {
+    /// Whether it is about a message to one person.
+    fn is_direct(&self) -> bool {
+        !self.chat.is_group() && !self.chat.is_status_broadcast() && !self.chat.is_broadcast_list()
     }
 }
 
@@ -140,8 +154,9 @@ enum Doubt {
     None,
     /// It came while the library may have been at an earlier one; looked at then.
     Repeated { look: Duration },
-    /// Its connection ended, or the library was not given the message: answered unless it is settled by
-    /// then. `None` until the next connection is ready.
+    /// The library was not given the message: answered unless it is settled by then.
+    Withheld { look: Duration },
+    /// Its connection ended; looked at once the next has settled.
     Interrupted { look: Option<Duration> },
 }
 
@@ -151,12 +166,20 @@ struct Asked {
     /// Requests the library has not taken up (yet).
     not_taken: usize,
     open: Vec<Open>,
+    /// How long the library's task for a request of the phone may be on its way to the message, if there was
+    /// one.
+    withheld_until: Option<Duration>,
 }
 
 impl Asked {
     /// Whether the library must not be given the message.
-    fn is_withheld(&self) -> bool {
-        self.open.iter().any(|open| open.request.who == Who::Phone)
+    fn is_withheld(&self, now: Duration) -> bool {
+        self.withheld_until.is_some_and(|until| now < until)
+            || self.open.iter().any(|open| open.request.who == Who::Phone)
+    }
+
+    fn is_done(&self, now: Duration) -> bool {
+        self.open.is_empty() && !self.is_withheld(now)
     }
 
     /// What is still in doubt bounds what can have been passed over.
@@ -204,46 +227,44 @@ impl Retries {
         // In the same words again, too: the library takes that up like any other.
         message.not_taken += usize::from(!of_phone);
         let look = now + SETTLE;
-        let withheld = Doubt::Interrupted { look: Some(look) };
         if of_phone {
+            message.withheld_until = Some(look);
             // The library may have been about to answer them, and cannot now.
             for open in &mut message.open {
-                open.doubt = withheld;
+                open.doubt = Doubt::Withheld { look };
             }
         }
-        let is_withheld = message.is_withheld();
-        let known = message
+        let is_withheld = message.is_withheld(now);
+        let open = message.open.iter();
+        let mut known = open.filter(|open| open.request.asker == request.asker);
+        let known = known.next().map(|open| open.request.count);
+        if known.is_some_and(|count| count >= request.count) {
+            // What is asked again in the same words has the answer that is under way.
+            return;
+        }
+        let doubt = match (request.who, is_withheld, known) {
+            (Who::Phone, ..) => Doubt::Withheld { look: now },
+            (_, true, _) => Doubt::Withheld { look },
+            (_, false, Some(_)) => Doubt::Repeated { look },
+            (_, false, None) => Doubt::None,
+        };
+        message
             .open
-            .iter_mut()
-            .find(|open| open.request.asker == request.asker);
-        let fresh = |request, doubt| Open {
+            .retain(|open| open.request.asker != request.asker);
+        message.open.push(Open {
             request,
             since: now,
             doubt,
             tries: 0,
-        };
-        match known {
-            // What is asked again in the same words has the answer that is under way.
-            Some(open) if open.request.count >= request.count => {}
-            _ if of_phone => {
-                message
-                    .open
-                    .retain(|open| open.request.asker != request.asker);
-                message
-                    .open
-                    .push(fresh(request, Doubt::Repeated { look: now }));
-            }
-            Some(open) if is_withheld => *open = fresh(request, withheld),
-            Some(open) => *open = fresh(request, Doubt::Repeated { look }),
-            None if is_withheld => message.open.push(fresh(request, withheld)),
-            None => message.open.push(fresh(request, Doubt::None)),
-        }
+        });
     }
 
     /// Whether the library must not be given this message now: it would mistake who asks for it.
-    pub(super) fn withholds(&self, stanza_id: &str) -> bool {
+    pub(super) fn withholds(&self, stanza_id: &str, now: Duration) -> bool {
         let asked = self.asked();
-        asked.get(stanza_id).is_some_and(Asked::is_withheld)
+        asked
+            .get(stanza_id)
+            .is_some_and(|message| message.is_withheld(now))
     }
 
     /// A receipt of any kind: who has the message does not wait for it.
@@ -260,7 +281,7 @@ impl Retries {
         for id in &receipt.message_ids {
             if let Some(message) = asked.get_mut(id.as_str()) {
                 message.settle(|open| open.request.asker == receipt.source.sender);
-                if message.open.is_empty() {
+                if message.open.is_empty() && message.withheld_until.is_none() {
                     asked.remove(id.as_str());
                 }
             }
@@ -315,23 +336,25 @@ impl Retries {
     fn due(&self, now: Duration) -> Vec<Request> {
         let mut due = Vec::new();
         self.asked().retain(|_, message| {
-            let Asked { not_taken, open } = message;
-            open.retain(|open| now < open.since + FORGET_AFTER);
-            for open in open.iter_mut() {
+            message.open.retain(|open| now < open.since + FORGET_AFTER);
+            let not_taken = &mut message.not_taken;
+            for open in &mut message.open {
                 let again = now + SETTLE * 2;
+                let is_companion = open.request.who == Who::Companion;
                 match &mut open.doubt {
                     _ if due.len() == MAX_AT_ONCE => break,
-                    doubt if open.request.who == Who::Companion => {
+                    Doubt::Withheld { look } if *look <= now => *look = again,
+                    Doubt::Withheld { .. } => continue,
+                    doubt if is_companion => {
                         *doubt = Doubt::None;
                         continue;
                     }
                     Doubt::Repeated { look } if *look <= now => {
-                        let is_first = open.tries == 0 && open.request.who != Who::Phone;
-                        if is_first && *not_taken == 0 {
+                        if open.tries == 0 && *not_taken == 0 {
                             open.doubt = Doubt::None;
                             continue;
                         }
-                        *not_taken -= usize::from(is_first);
+                        *not_taken -= usize::from(open.tries == 0);
                         *look = again;
                     }
                     Doubt::Interrupted { look: Some(look) } if *look <= now => *look = again,
@@ -344,8 +367,13 @@ impl Retries {
                 due.push(open.request.clone());
             }
             // What cannot be answered withholds the message no longer.
-            open.retain(|open| open.request.who != Who::Phone || open.doubt != Doubt::None);
-            !open.is_empty()
+            let given_up =
+                |open: &Open| open.request.who == Who::Phone && open.doubt == Doubt::None;
+            if message.open.iter().any(given_up) {
+                message.withheld_until = Some(now + SETTLE);
+                message.open.retain(|open| !given_up(open));
+            }
+            !message.is_done(now)
         });
         due
     }
@@ -418,14 +446,22 @@ impl Answerer {
             self.retries.answered(request);
             return Ok(());
         }
+        let mut message = waproto::codec::message_decode(&body)?;
+        let is_own_copy = request.who != Who::Recipient && request.is_direct();
+        if is_own_copy {
+            // As the first one did, it names the chat inside the encryption, too.
+            message = wrap_device_sent(message, chat.to_string());
+        }
+        // The library stores what it sends again: the outbox has it, and not in this shape.
+        self.backend.held_by_outbox(id);
         let mut copy = MessageRetransmission::new(
             chat.clone(),
             request.asker.clone(),
-            waproto::codec::message_decode(&body)?,
+            message,
             id.clone(),
             request.count,
         );
-        if request.who == Who::Phone {
+        if is_own_copy {
             copy = copy.with_recipient(chat.clone());
         }
         self.client.retransmit_message(copy).await?;
@@ -446,7 +482,9 @@ impl Answerer {
         renewed: &mut HashSet<Jid>,
     ) -> anyhow::Result<bool> {
         let (signal, asker) = (self.client.signal(), &request.asker);
-        if request.count < MIN_RETRY_COUNT_FOR_KEYS || renewed.contains(asker) {
+        let keeps_session =
+            request.count < MIN_RETRY_COUNT_FOR_KEYS || request.who == Who::Companion;
+        if keeps_session || renewed.contains(asker) {
             return Ok(signal.validate_session(asker).await?);
         }
         let mut wanted = PreKeyFetchSpec::new(vec![asker.clone()]);

@@ -27,6 +27,11 @@ impl KeyBackend {
         self.clock.now().plus(life)
     }
 
+    /// The outbox has this message: what the library stores of it is not needed.
+    pub(in super::super) fn held_by_outbox(&self, stanza_id: &str) {
+        self.shared.held_by_outbox(stanza_id);
+    }
+
     /// What went out to `chat` under this stanza id. Nothing for whoever merely knows the id.
     ///
     /// # Errors
@@ -303,7 +308,8 @@ impl ProtocolStore for KeyBackend {
     /// Reads without taking: a retry receipt lost with the connection must find the message again, and
     /// the library counts retries itself.
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
-        if self.shared.retries.withholds(message_id) {
+        let now = self.clock.elapsed();
+        if self.shared.retries.withholds(message_id, now) {
             return Ok(None);
         }
         let sent = match chat_jid.parse() {
