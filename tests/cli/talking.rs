@@ -230,6 +230,34 @@ async fn tokens_open_the_network_and_revoked_ones_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_administrators_token_opens_every_workspace_and_makes_new_ones() {
+    let mut daemon = Daemon::prepare("ws://127.0.0.1:9/ws/chat", "");
+    daemon.start().await;
+    let endpoint = format!("http://{}", daemon.address("grpc"));
+    let administrator = succeeds(&daemon, &["token", "create", "--administrator"]);
+    let core = succeeds(&daemon, &["token", "create"]);
+    let with = |token: &str, arguments: &[&str]| {
+        let mut command = daemon.trunkline();
+        command.args(arguments);
+        command.args(["--endpoint", &endpoint, "--token", token.trim()]);
+        command.output().unwrap()
+    };
+    let refused = with(&core, &["workspace", "create", "acme"]);
+    assert_eq!(refused.status.code(), Some(77), "{refused:?}");
+    for arguments in [
+        ["workspace", "create", "acme"].as_slice(),
+        &["session", "create", "there", "--workspace", "acme"],
+        &["session", "create", "here"],
+    ] {
+        let done = with(&administrator, arguments);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+    }
+    let shown = with(&administrator, &["session", "list", "--workspace", "acme"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("there"));
+    assert_eq!(daemon.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_by_command_line() {
     let simulator = Simulator::bind(SimulatorConfig::default()).await.unwrap();
     let phone = simulator
