@@ -71,7 +71,7 @@ pub(super) struct Request {
 enum Who {
     /// Somebody's that the message was for.
     Recipient,
-    /// The account's own, or one that says so: left to the library, unless that was not given the message.
+    /// The account's own: left to the library, unless that was not given the message.
     Companion,
     /// The account's phone, which wants its copy of what went to the chat: never left to the library.
     Phone,
@@ -100,19 +100,20 @@ impl Request {
             Some(participant) => participant.to_jid()?,
             None => from,
         };
-        let is_own = is_of(account, &asker);
-        // Outside groups only own devices name a recipient: whom the message went to.
-        let who = match (recipient, participant.is_none()) {
-            (None, _) if !is_own => Who::Recipient,
-            (Some(recipient), true) => {
+        let who = match recipient {
+            None if is_of(account, &asker) => Who::Companion,
+            None => Who::Recipient,
+            // Whom a message went to is for its own account to name.
+            Some(_) if !is_of(account, &asker) => return None,
+            Some(_) if participant.is_some() => Who::Companion,
+            Some(recipient) => {
                 chat = recipient.to_jid()?.to_non_ad();
-                if is_own && asker.device == 0 {
+                if asker.device == 0 {
                     Who::Phone
                 } else {
                     Who::Companion
                 }
             }
-            _ => Who::Companion,
         };
         Some(Self {
             stanza_id,
@@ -122,9 +123,7 @@ impl Request {
             who,
         })
     }
-}
 
-impl Request {
     /// Whether it is about a message to one person.
     fn is_direct(&self) -> bool {
         !self.chat.is_group() && !self.chat.is_status_broadcast() && !self.chat.is_broadcast_list()

@@ -286,6 +286,8 @@ fn rubbish_is_no_request() {
     noted.asks(ANA, &"x".repeat(MAX_ID + 1), 1);
     noted.told(NodeBuilder::new("receipt").attr("type", "retry"));
     noted.told(retry("A", 1));
+    // Somebody who names whom the message went to is no device of the account for that.
+    noted.told(retry("A", 1).attr("from", BEN).attr("recipient", ANA));
     assert!(noted.retries.asked().is_empty());
 }
 

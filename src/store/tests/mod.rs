@@ -6,6 +6,7 @@ mod keyspace;
 mod media;
 mod outbox;
 mod requests;
+mod room;
 mod sessions;
 mod subscriptions;
 mod upkeep;
